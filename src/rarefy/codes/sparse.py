@@ -1,0 +1,68 @@
+"""Sparse: a support, and a code for what stands on it.
+
+The support is written as one bit a weight, eight to a byte: the entropy coder then sees whole bytes, which costs H(p)
+bits a weight at density p and log2 C(m, n) / m for n:m patterns with m = 2, 4 or 8, without a word about patterns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from rarefy.codes.base import Array, Code, Node, Shape, Source, expect
+from rarefy.codes.base import read as read_code
+from rarefy.entropy import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+
+class Sparse(Code):
+    """Zeros outside `keep` (bool, the parameter's shape), `inner` on it."""
+
+    KIND: ClassVar[int] = 2
+
+    def __init__(self, keep: NDArray[np.bool_], inner: Code) -> None:
+        self.keep, self.inner, self.shape = keep, inner, inner.shape
+
+    def rebuild(self, free: Mapping[str, Array]) -> Array:
+        dense = self.inner.rebuild(free)
+        if isinstance(dense, np.ndarray):
+            return np.where(self.keep, dense, np.float32(0))
+        import torch
+
+        return torch.where(torch.from_numpy(self.keep).to(dense.device), dense, torch.zeros_like(dense))
+
+    def free(self) -> dict[str, Array]:
+        return self.inner.free()
+
+    def with_free(self, new: Mapping[str, Array]) -> Sparse:
+        return Sparse(self.keep, self.inner.with_free(new))
+
+    def masked(self, keep: NDArray[np.bool_]) -> Sparse:
+        return Sparse(self.keep & keep, self.inner)
+
+    def support(self) -> NDArray[np.bool_]:
+        return self.keep
+
+    def settings(self) -> tuple[int, ...]:
+        return ()
+
+    def children(self) -> tuple[Code, ...]:
+        return (self.inner,)
+
+    def streams(self, keep: NDArray[np.bool_] | None = None) -> Iterator[Stream]:
+        yield Stream("support", np.packbits(self.keep.reshape(-1), bitorder="little"))
+        yield from self.inner.streams(self.keep if keep is None else self.keep & keep)
+
+    @classmethod
+    def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Sparse:
+        expect(not node.settings and len(node.children) == 1, "a sparse code holds one other code and no settings")
+        count = math.prod(shape)
+        packed = source.next(-(-count // 8))
+        own = np.unpackbits(packed, count=count, bitorder="little").astype(bool).reshape(shape)
+        return cls(own, read_code(shape, node.children[0], source, own if keep is None else own & keep))

@@ -1,0 +1,91 @@
+"""A stream of byte symbols, and what a coder must do with one.
+
+A stream is cut into tiles. A tile is coded by itself, so tiles decode in parallel and by random access, and damage
+stays inside one. All tiles of a stream share one model (for rANS a table of frequencies), written once as bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from rarefy.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TILE_BYTES = 65536
+"""Target coded size of a tile, bytes."""
+
+TILE_SYMBOLS = 1 << 20
+"""Most symbols in a tile, so that a stream of almost no entropy still decodes in bounded memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Byte symbols of one role within a code.
+
+    name: the role ("values", "support", ...), for reports and for coders that keep a model per role.
+    symbols: uint8, of any shape; a coder that looks at neighbours in row and column sees the shape, others the
+        row-major sequence.
+    """
+
+    name: str
+    symbols: NDArray[np.uint8]
+
+    def bits(self) -> float:
+        """Estimated coded size in bits: the cheapest coder's, its model included."""
+        return min(c.estimate(self.symbols) for c in coders().values())
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """Turns symbols into bytes under a model that is itself bytes. Stateless; ID is its number in files."""
+
+    ID: ClassVar[int]
+
+    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+        """Expected coded size in bits, model included."""
+        ...
+
+    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+        """The model of a whole stream."""
+        ...
+
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+        """How many symbols make a tile of about TILE_BYTES coded bytes."""
+        ...
+
+    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+        """One tile."""
+        ...
+
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+        """Fill `out` with the tile's symbols. Raises FormatError when `data` is not a tile of that many symbols."""
+        ...
+
+
+@functools.cache
+def coders() -> dict[str, Coder]:
+    """Every coder of this room by name: modules that define `CODER`."""
+    from rarefy import entropy
+
+    found = {}
+    for info in pkgutil.iter_modules(entropy.__path__):
+        module = importlib.import_module(f"rarefy.entropy.{info.name}")
+        if hasattr(module, "CODER"):
+            found[info.name] = module.CODER
+    return dict(sorted(found.items(), key=lambda item: item[1].ID))
+
+
+def coder(name: str) -> Coder:
+    """The coder called `name`. Raises UsageError when there is none."""
+    try:
+        return coders()[name]
+    except KeyError:
+        raise UsageError(f"no coder is called {name!r}", remedy=f"choose one of {', '.join(coders())}") from None
