@@ -1,0 +1,67 @@
+// Memory-bound helpers: symbol counts, and grouped integers back to floats.
+#include "packing.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace rarefy {
+
+void histogram(const uint8_t* symbols, size_t n, int64_t* counts) {
+  // Four tables: equal neighbours in one table would wait on each other's store.
+  int64_t part[4][256] = {};
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, symbols + i, 8);
+    for (int b = 0; b < 8; ++b) ++part[b % 4][eight >> (8 * b) & 0xff];
+  }
+  for (; i < n; ++i) ++part[0][symbols[i]];
+  for (int s = 0; s < 256; ++s) counts[s] = part[0][s] + part[1][s] + part[2][s] + part[3][s];
+}
+
+namespace {
+
+#if defined(__GNUC__) || defined(__clang__)
+#define RAREFY_INLINE inline __attribute__((always_inline))
+#else
+#define RAREFY_INLINE inline
+#endif
+
+// Inlined into each path below, whose target then decides the vector width.
+RAREFY_INLINE void rows(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
+  const size_t groups = (shape.columns + shape.group - 1) / shape.group;
+  for (size_t r = 0; r < shape.rows; ++r)
+    for (size_t g = 0; g < groups; ++g) {
+      const size_t begin = r * shape.columns + g * shape.group;
+      const size_t count = std::min(shape.group, shape.columns - g * shape.group);
+      const float s = scale[r * groups + g], z = zero[r * groups + g];
+      const uint8_t* from = q + begin;
+      float* to = out + begin;
+      for (size_t i = 0; i < count; ++i) to[i] = (float(from[i]) - z) * s;
+    }
+}
+
+void rows_scalar(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
+  rows(shape, q, scale, zero, out);
+}
+#if RAREFY_X86
+RAREFY_AVX2 void rows_avx2(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
+  rows(shape, q, scale, zero, out);
+}
+RAREFY_AVX512 void rows_avx512(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
+  rows(shape, q, scale, zero, out);
+}
+#endif
+
+}  // namespace
+
+void dequantize_groups(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out, Path path) {
+#if RAREFY_X86
+  if (path == Path::avx512) return rows_avx512(shape, q, scale, zero, out);
+  if (path == Path::avx2) return rows_avx2(shape, q, scale, zero, out);
+#endif
+  (void)path;
+  rows_scalar(shape, q, scale, zero, out);
+}
+
+}  // namespace rarefy

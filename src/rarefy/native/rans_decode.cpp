@@ -1,0 +1,118 @@
+// The decoder's driver and its portable kernel.
+#include <cstring>
+#include <string>
+
+#include "rans.hpp"
+
+namespace rarefy {
+namespace {
+
+template <bool WIDE>
+inline uint32_t decode_symbol(uint32_t x, const DecodeTable& t, uint8_t& symbol) {
+  const uint32_t slot = x & ((1u << t.bits) - 1), q = x >> t.bits;
+  if constexpr (WIDE) {
+    symbol = t.symbols[slot];
+    const uint32_t range = t.ranges[symbol];
+    return (range >> 16) * q + q + slot - (range & 0xffff);
+  } else {
+    const uint32_t e = t.slots[slot];
+    symbol = uint8_t(e);
+    return (e >> 20) * q + q + (e >> 8 & 0xfff);
+  }
+}
+
+template <size_t LANES, bool WIDE>
+void decode_scalar(DecodeRun& run, const DecodeTable& table) {
+  uint32_t x[LANES];
+  for (size_t j = 0; j < LANES; ++j) x[j] = run.states[j];
+  const uint8_t* words = run.words;
+  uint8_t* out = run.out;
+  size_t steps = run.steps;
+  for (; steps && words <= run.limit; --steps, out += LANES)
+    for (size_t j = 0; j < LANES; ++j) {
+      const uint32_t y = decode_symbol<WIDE>(x[j], table, out[j]);
+      const uint32_t refilled = y << 16 | load_word(words);
+      const bool low = y < kLower;
+      x[j] = low ? refilled : y;
+      words += low ? 2 : 0;
+    }
+  for (size_t j = 0; j < LANES; ++j) run.states[j] = x[j];
+  run = {run.states, words, run.limit, out, steps};
+}
+
+template <bool WIDE>
+DecodeKernel scalar_kernel(size_t lanes) {
+  switch (lanes) {
+    case 1: return decode_scalar<1, WIDE>;
+    case 2: return decode_scalar<2, WIDE>;
+    case 4: return decode_scalar<4, WIDE>;
+    case 8: return decode_scalar<8, WIDE>;
+    case 16: return decode_scalar<16, WIDE>;
+    default: return decode_scalar<32, WIDE>;
+  }
+}
+
+[[noreturn]] void refuse(const char* why) { throw std::invalid_argument(std::string("rANS stream ") + why); }
+
+void load_states(Span data, size_t lanes, uint32_t* states) {
+  if (data.size < 4 * lanes) refuse("is shorter than its states");
+  if (data.size % 2) refuse("has an odd number of bytes");
+  for (size_t j = 0; j < lanes; ++j) {
+    states[j] = load_word(data.data + 4 * j) | load_word(data.data + 4 * j + 2) << 16;
+    if (states[j] < kLower) refuse("has a state below 2^16");
+  }
+}
+
+// The symbols of the last, partial step; here every word is looked for before it is read.
+void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, size_t count) {
+  for (size_t j = 0; j < count; ++j) {
+    uint32_t x = table.bits > kPackedBits ? decode_symbol<true>(run.states[j], table, run.out[j])
+                                          : decode_symbol<false>(run.states[j], table, run.out[j]);
+    if (x < kLower) {
+      if (end - run.words < 2) refuse("is truncated");
+      x = x << 16 | load_word(run.words);
+      run.words += 2;
+    }
+    run.states[j] = x;
+  }
+}
+
+}  // namespace
+
+void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n) {
+  check_lanes(lanes);
+  check_frequencies(freqs, bits);
+  uint32_t states[kMaxLanes];
+  load_states(data, lanes, states);
+  const DecodeTable table = decode_table(freqs, bits);
+  const bool wide = bits > kPackedBits;
+  DecodeKernel kernel = decode_kernel_x86(lanes, wide, path);
+  if (!kernel) kernel = wide ? scalar_kernel<true>(lanes) : scalar_kernel<false>(lanes);
+
+  const uint8_t* end = data.data + data.size;
+  DecodeRun run{states, data.data + 4 * lanes, nullptr, out, n / lanes};
+  if (table.only >= 0) {
+    std::memset(out, table.only, n);
+    run.steps = n = 0;
+  }
+  if (size_t(end - run.words) >= kMaxStep) {
+    run.limit = end - kMaxStep;
+    kernel(run, table);
+  }
+  // Kernels read ahead of what they use: the last words are copied to where that is harmless.
+  uint8_t last[2 * kMaxStep] = {};
+  if (run.steps) {
+    const size_t left = size_t(end - run.words);
+    std::memcpy(last, run.words, left);
+    run.words = last;
+    end = run.limit = last + left;
+    kernel(run, table);
+    if (run.words > end) refuse("is truncated");
+  }
+  decode_tail(run, end, table, n % lanes);
+  if (run.words != end) refuse("has bytes left over");
+  for (size_t j = 0; j < lanes; ++j)
+    if (states[j] != kLower) refuse("is damaged: a lane does not end in its initial state");
+}
+
+}  // namespace rarefy
