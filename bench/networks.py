@@ -20,6 +20,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +134,7 @@ def smollm2(cache: Path = CACHE, dtype: Literal["fp32", "bf16"] = "fp32", *, mov
     if moved:
         weights = off_grid(weights, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
     # what from_pretrained returned refuses .float() and save_pretrained: it believes it is still quantized
-    model = AutoModelForCausalLM.from_config(config)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.load_state_dict(weights)
     model.generation_config = loaded.generation_config
     model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
@@ -261,6 +262,11 @@ def _data(relative: str) -> Path:
     return path
 
 
+def text_file(name: str) -> Path:
+    """A text of $RAREFY_DATA/text, xz-compressed UTF-8; `name` without .txt.xz."""
+    return _data(f"text/{name}.txt.xz")
+
+
 def mnist(split: Literal["train", "test"] = "test") -> Arrays:
     """{"x": float32 [n, 1, 28, 28] = pixels/256 (not 255: Caffe's scale), "y": int64 [n]}."""
     with np.load(_data("mnist/mnist.npz")) as f:
@@ -299,8 +305,13 @@ def npz(cache: Path, name: str, arrays: Callable[[], Arrays]) -> Path:
     """The arrays as `cache/name/name.npz`, made once."""
     if not (target := Path(cache) / name).exists():
         with whole(target) as work:
-            np.savez(work / f"{name}.npz", **arrays())
+            made = arrays()
+            np.savez(work / f"{name}.npz", x=made["x"], y=made["y"])
     return target / f"{name}.npz"
+
+
+def _checkpoint(name: str, cache: Path) -> Path:
+    return checkpoint(name)
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -311,7 +322,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "mnist-train": lambda cache: npz(cache, "mnist-train", lambda: mnist("train")),
     "cifar10-test": lambda cache: npz(cache, "cifar10-test", cifar10_test),
     "cifar10-train": lambda cache: npz(cache, "cifar10-train", cifar10_train),
-    **{name: (lambda cache, name=name: checkpoint(name)) for name in FILES},
+    **{name: partial(_checkpoint, name) for name in FILES},
 }
 
 
