@@ -29,6 +29,9 @@ import torch
 from networks import CACHE, smollm2, text_file, whole
 from numpy.typing import NDArray
 
+from rarefy.measure.statistics import block_bootstrap, paired_bootstrap
+from rarefy.units import Interval
+
 Array = NDArray[Any]
 
 HERE = Path(__file__).resolve().parent
@@ -48,7 +51,9 @@ class Contestant:
         if not out.exists():
             with whole(out) as work:
                 print(f"running {self.name}", file=sys.stderr)
-                subprocess.run([*self.command, model, tokens, work], check=True, stdout=sys.stderr)
+                subprocess.run(
+                    [*self.command, model, tokens, work], check=True, stdout=sys.stderr
+                )
         return out
 
 
@@ -56,12 +61,16 @@ def peer(python: str, dtype: str, actorder: str = "none") -> Contestant:
     """llm-compressor in its own environment."""
     name = f"llmcompressor-{dtype}" + (f"-{actorder}" if actorder != "none" else "")
     script = str(HERE / "peers" / "llmcompressor_gptq.py")
-    return Contestant(name, (python, script, "--dtype", dtype, "--actorder", actorder, "--batch", "4"))
+    return Contestant(
+        name, (python, script, "--dtype", dtype, "--actorder", actorder, "--batch", "4")
+    )
 
 
 def ours() -> Contestant:
     """Rarefy, in the environment that runs this file."""
-    return Contestant("rarefy", (sys.executable, str(HERE / "peers" / "rarefy_gptq.py")))
+    return Contestant(
+        "rarefy", (sys.executable, str(HERE / "peers" / "rarefy_gptq.py"))
+    )
 
 
 # ---- text
@@ -72,11 +81,17 @@ def blocks(path: Path, model: Path, count: int) -> Array:
     from transformers import AutoTokenizer
 
     with lzma.open(path, "rt", encoding="utf-8") as f:
-        ids = np.array(AutoTokenizer.from_pretrained(model)(f.read())["input_ids"], np.int64)
+        ids = np.array(
+            AutoTokenizer.from_pretrained(model)(f.read())["input_ids"], np.int64
+        )
     there = len(ids) // LENGTH
     if there < count:
-        raise ValueError(f"{path.name} has {there} blocks of {LENGTH} tokens, {count} were asked for")
-    return ids[: there * LENGTH].reshape(there, LENGTH)[np.arange(count) * there // count]
+        raise ValueError(
+            f"{path.name} has {there} blocks of {LENGTH} tokens, {count} were asked for"
+        )
+    return ids[: there * LENGTH].reshape(there, LENGTH)[
+        np.arange(count) * there // count
+    ]
 
 
 def token_file(cache: Path, name: str, path: Path, model: Path, count: int) -> Path:
@@ -96,14 +111,18 @@ def refuse_overlap(calibration: Array, evaluation: Array) -> None:
         return {gram.tobytes() for row in rows for gram in row}
 
     if shared := len(grams(calibration) & grams(evaluation)):
-        raise ValueError(f"calibration and evaluation text share {shared} runs of {NGRAM} tokens")
+        raise ValueError(
+            f"calibration and evaluation text share {shared} runs of {NGRAM} tokens"
+        )
 
 
 # ---- distortion
 
 
 @torch.inference_mode()
-def divergences(original: Path, copies: list[Path], ids: Array, batch: int = 2) -> Array:
+def divergences(
+    original: Path, copies: list[Path], ids: Array, batch: int = 2
+) -> Array:
     """KL(original || copy) in nats per token, the mean of each block: float64 [copies, blocks]."""
     from transformers import AutoModelForCausalLM
 
@@ -116,12 +135,16 @@ def divergences(original: Path, copies: list[Path], ids: Array, batch: int = 2) 
         p = log_p.exp()
         for row, other in zip(kl, others, strict=True):
             log_q = other(tokens).logits.log_softmax(-1)
-            row[start : start + batch] = log_p.sub(log_q).mul_(p).sum(-1).double().mean(1).numpy()
+            row[start : start + batch] = (
+                log_p.sub(log_q).mul_(p).sum(-1).double().mean(1).numpy()
+            )
         print(f"evaluated {start + len(tokens)}/{len(ids)} blocks", file=sys.stderr)
     return kl
 
 
-def kept_divergences(cache: Path, original: Path, copies: list[Path], ids: Array) -> list[Array]:
+def kept_divergences(
+    cache: Path, original: Path, copies: list[Path], ids: Array
+) -> list[Array]:
     """`divergences`, each copy's row kept beside it once computed."""
     files = [cache / f"kl-{copy.name}-{len(ids)}" / "blocks.npy" for copy in copies]
     missing = [i for i, file in enumerate(files) if not file.exists()]
@@ -133,11 +156,9 @@ def kept_divergences(cache: Path, original: Path, copies: list[Path], ids: Array
     return [np.load(file) for file in files]
 
 
-def interval(values: Array, resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Mean of per-block values and its 95 % bootstrap interval over blocks (percentile method)."""
-    pick = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(values[pick].mean(1), [0.025, 0.975])
-    return {"mean": round(values.mean(), 6), "low": round(low, 6), "high": round(high, 6)}
+def figures(found: Interval) -> dict[str, float]:
+    """An interval as JSON, to the digits that matter."""
+    return {name: round(getattr(found, name), 6) for name in ("value", "low", "high")}
 
 
 # ---- the comparison
@@ -147,51 +168,113 @@ def machine() -> dict[str, Any]:
     """What a reader needs to judge the times by, and nothing that names a host."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in lines
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
-def compare(contestants: list[Contestant], cache: Path, samples: int, count: int, text: Callable[[str], Path]) -> Any:
+def compare(
+    contestants: list[Contestant],
+    cache: Path,
+    samples: int,
+    count: int,
+    text: Callable[[str], Path],
+) -> Any:
     """Run what is missing, evaluate what is missing; every pair gets the interval of its paired difference."""
     model = smollm2(cache)
     work = cache / "gptq"
     calibration = token_file(work, "calibration", text("exl3cal_wiki"), model, samples)
-    ids = np.load(token_file(work, "evaluation", text("wikitext2-raw.test"), model, count))
+    ids = np.load(
+        token_file(work, "evaluation", text("wikitext2-raw.test"), model, count)
+    )
     refuse_overlap(np.load(calibration), ids)
-    copies = [c.run(model, calibration, work / f"{c.name}-{samples}") for c in contestants]
-    kl = dict(zip((c.name for c in contestants), kept_divergences(work, model, copies, ids), strict=True))
+    copies = [
+        c.run(model, calibration, work / f"{c.name}-{samples}") for c in contestants
+    ]
+    kl = dict(
+        zip(
+            (c.name for c in contestants),
+            kept_divergences(work, model, copies, ids),
+            strict=True,
+        )
+    )
     rows = {
-        c.name: {"kl": interval(kl[c.name]), **json.loads((copy / "run.json").read_text())}
+        c.name: {
+            "kl": figures(block_bootstrap(kl[c.name])),
+            **json.loads((copy / "run.json").read_text()),
+        }
         for c, copy in zip(contestants, copies, strict=True)
     }
     names = list(kl)
-    differences = {f"{a} - {b}": interval(kl[a] - kl[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
-    what = {"network": "SmolLM2-135M-Instruct off its grid", "bits": 4, "group": 64, "damping": 0.01}
-    data = {"calibration": f"exl3cal_wiki {samples} x {LENGTH}", "evaluation": f"wikitext2 test {count} x {LENGTH}"}
-    return {**what, **data, "machine": machine(), "contestants": rows, "paired differences": differences}
+    differences = {
+        f"{a} - {b}": figures(paired_bootstrap(kl[a], kl[b]))
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    }
+    what = {
+        "network": "SmolLM2-135M-Instruct off its grid",
+        "bits": 4,
+        "group": 64,
+        "damping": 0.01,
+    }
+    data = {
+        "calibration": f"exl3cal_wiki {samples} x {LENGTH}",
+        "evaluation": f"wikitext2 test {count} x {LENGTH}",
+    }
+    return {
+        **what,
+        **data,
+        "machine": machine(),
+        "contestants": rows,
+        "paired differences": differences,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--peer-python", help="python of an environment with llmcompressor; without it only ours runs")
+    parser.add_argument(
+        "--peer-python",
+        help="python of an environment with llmcompressor; without it only ours runs",
+    )
     parser.add_argument("--no-ours", action="store_true", help="run the peer alone")
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--samples", type=int, default=128, help="calibration blocks of 512 tokens")
-    parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of 512 tokens")
+    parser.add_argument(
+        "--samples", type=int, default=128, help="calibration blocks of 512 tokens"
+    )
+    parser.add_argument(
+        "--blocks", type=int, default=64, help="evaluation blocks of 512 tokens"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gptq.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     contestants = [] if asked.no_ours else [ours()]
     if asked.peer_python:
         settings = (("float32", "none"), ("bfloat16", "none"), ("float32", "static"))
-        contestants += [peer(asked.peer_python, dtype, actorder) for dtype, actorder in settings]
-    results = compare(contestants, asked.cache.resolve(), asked.samples, asked.blocks, text_file)
+        contestants += [
+            peer(asked.peer_python, dtype, actorder) for dtype, actorder in settings
+        ]
+    results = compare(
+        contestants, asked.cache.resolve(), asked.samples, asked.blocks, text_file
+    )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(results, indent=1) + "\n")
     for name, row in results["contestants"].items():
         kl = row["kl"]
         cost = f"{row['gptq_wall_s']:.0f} s wall, {row['gptq_processor_s']:.0f} s processor"
-        print(f"{name}: KL {kl['mean']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}], {cost}")
+        print(
+            f"{name}: KL {kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}], {cost}"
+        )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,9 @@ class Meter:
             "total_peak_bytes": peak_bytes(),
             **more,
             "cores": os.cpu_count(),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+            "versions": {
+                "python": platform.python_version(),
+                **{p: version(p) for p in packages},
+            },
         }
         path.write_text(json.dumps(self.figures, indent=1) + "\n")
