@@ -69,7 +69,12 @@ def encode(symbols: NDArray[np.uint8], freqs: NDArray[Any], k: int, lanes: int) 
 
 
 def decode(
-    data: bytes | bytearray | memoryview, n: int, freqs: NDArray[Any], k: int, lanes: int, out: NDArray[np.uint8] | None = None
+    data: bytes | bytearray | memoryview,
+    n: int,
+    freqs: NDArray[Any],
+    k: int,
+    lanes: int,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """The n symbols of a stream: uint8 (n,).
 

@@ -58,10 +58,10 @@ using EncodeKernel = void (*)(EncodeRun&, const EncodeTable&);
 EncodeKernel encode_kernel_x86(size_t lanes, Path path);  // nullptr: none
 
 inline uint32_t encode_symbol(uint32_t x, const EncodeEntry& e, uint8_t*& words) {
-  const bool full = x > e.limit;
+  const uint32_t full = x > e.limit;  // a coin toss: kept out of the branch predictor
   store_word(words - 2, x);
-  words -= full ? 2 : 0;
-  x = full ? x >> 16 : x;
+  words -= 2 * full;
+  x >>= 16 * full;
   const uint32_t quotient = uint32_t((uint64_t(x) * e.reciprocal + e.addend) >> (32 + (e.packed >> 28)));
   return x + (e.packed >> 14 & 0x3fff) + quotient * (e.packed & 0x3fff);
 }

@@ -1,4 +1,5 @@
 // The decoder's driver and its portable kernel.
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -7,22 +8,34 @@
 namespace rarefy {
 namespace {
 
+// The table's pointers by value: byte stores may alias anything, and would have them read again for each symbol.
 template <bool WIDE>
-inline uint32_t decode_symbol(uint32_t x, const DecodeTable& t, uint8_t& symbol) {
-  const uint32_t slot = x & ((1u << t.bits) - 1), q = x >> t.bits;
-  if constexpr (WIDE) {
-    symbol = t.symbols[slot];
-    const uint32_t range = t.ranges[symbol];
-    return (range >> 16) * q + q + slot - (range & 0xffff);
-  } else {
-    const uint32_t e = t.slots[slot];
-    symbol = uint8_t(e);
-    return (e >> 20) * q + q + (e >> 8 & 0xfff);
+struct Lookup {
+  int bits;
+  const uint32_t* slots;
+  const uint8_t* symbols;
+  const uint32_t* ranges;
+
+  explicit Lookup(const DecodeTable& t)
+      : bits(t.bits), slots(t.slots.data()), symbols(t.symbols.data()), ranges(t.ranges.data()) {}
+
+  uint32_t next(uint32_t x, uint8_t& symbol) const {
+    const uint32_t slot = x & ((1u << bits) - 1), q = x >> bits;
+    if constexpr (WIDE) {
+      symbol = symbols[slot];
+      const uint32_t range = ranges[symbol];
+      return (range >> 16) * q + q + slot - (range & 0xffff);
+    } else {
+      const uint32_t e = slots[slot];
+      symbol = uint8_t(e);
+      return (e >> 20) * q + q + (e >> 8 & 0xfff);
+    }
   }
-}
+};
 
 template <size_t LANES, bool WIDE>
 void decode_scalar(DecodeRun& run, const DecodeTable& table) {
+  const Lookup<WIDE> lookup(table);
   uint32_t x[LANES];
   for (size_t j = 0; j < LANES; ++j) x[j] = run.states[j];
   const uint8_t* words = run.words;
@@ -30,11 +43,11 @@ void decode_scalar(DecodeRun& run, const DecodeTable& table) {
   size_t steps = run.steps;
   for (; steps && words <= run.limit; --steps, out += LANES)
     for (size_t j = 0; j < LANES; ++j) {
-      const uint32_t y = decode_symbol<WIDE>(x[j], table, out[j]);
-      const uint32_t refilled = y << 16 | load_word(words);
-      const bool low = y < kLower;
-      x[j] = low ? refilled : y;
-      words += low ? 2 : 0;
+      const uint32_t y = lookup.next(x[j], out[j]);
+      // Shifts by 0 or 16 rather than a choice: whether a lane runs low is a coin toss that no predictor learns.
+      const uint32_t low = y < kLower;
+      x[j] = y << (16 * low) | (load_word(words) & (0u - low));
+      words += 2 * low;
     }
   for (size_t j = 0; j < LANES; ++j) run.states[j] = x[j];
   run = {run.states, words, run.limit, out, steps};
@@ -66,8 +79,8 @@ void load_states(Span data, size_t lanes, uint32_t* states) {
 // The symbols of the last, partial step; here every word is looked for before it is read.
 void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, size_t count) {
   for (size_t j = 0; j < count; ++j) {
-    uint32_t x = table.bits > kPackedBits ? decode_symbol<true>(run.states[j], table, run.out[j])
-                                          : decode_symbol<false>(run.states[j], table, run.out[j]);
+    uint32_t x = table.bits > kPackedBits ? Lookup<true>(table).next(run.states[j], run.out[j])
+                                          : Lookup<false>(table).next(run.states[j], run.out[j]);
     if (x < kLower) {
       if (end - run.words < 2) refuse("is truncated");
       x = x << 16 | load_word(run.words);
@@ -92,7 +105,7 @@ void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uin
   const uint8_t* end = data.data + data.size;
   DecodeRun run{states, data.data + 4 * lanes, nullptr, out, n / lanes};
   if (table.only >= 0) {
-    std::memset(out, table.only, n);
+    std::fill_n(out, n, uint8_t(table.only));
     run.steps = n = 0;
   }
   if (size_t(end - run.words) >= kMaxStep) {

@@ -26,7 +26,7 @@ template <int V, bool WIDE>
 RAREFY_AVX2 void decode_avx2(DecodeRun& run, const DecodeTable& t) {
   const __m256i slot_mask = _mm256_set1_epi32((1 << t.bits) - 1), zero = _mm256_setzero_si256();
   const __m256i low8 = _mm256_set1_epi32(0xff), low12 = _mm256_set1_epi32(0xfff), low16 = _mm256_set1_epi32(0xffff);
-  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+  const __m256i bytes = _mm256_set1_epi32(0x0c080400);  // the low byte of each lane, four of them over and over
   const __m128i bits = _mm_cvtsi32_si128(t.bits);
   __m256i x[V];
   for (int v = 0; v < V; ++v) x[v] = _mm256_loadu_si256((const __m256i*)(run.states + 8 * v));
@@ -101,8 +101,7 @@ RAREFY_AVX512 void decode_avx512(DecodeRun& run, const DecodeTable& t) {
 template <bool WIDE>
 DecodeKernel kernel(size_t lanes, Path path) {
   if (path == Path::scalar) return nullptr;
-  switch (lanes) {
-    case 8: return decode_avx2<1, WIDE>;
+  switch (lanes) {  // eight lanes are too few to hide a gather's latency: the portable kernel is faster
     case 16: return path == Path::avx512 ? decode_avx512<1, WIDE> : decode_avx2<2, WIDE>;
     case 32: return path == Path::avx512 ? decode_avx512<2, WIDE> : decode_avx2<4, WIDE>;
     default: return nullptr;

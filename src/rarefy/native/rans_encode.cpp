@@ -6,6 +6,7 @@ namespace {
 
 template <size_t LANES>
 void encode_scalar(EncodeRun& run, const EncodeTable& table) {
+  const EncodeEntry* entries = table.data();  // by value: byte stores may alias the vector itself
   uint32_t x[LANES];
   for (size_t j = 0; j < LANES; ++j) x[j] = run.states[j];
   uint8_t* words = run.words;
@@ -13,7 +14,7 @@ void encode_scalar(EncodeRun& run, const EncodeTable& table) {
   for (size_t step = run.steps; step-- > 0;) {
     const uint8_t* symbols = run.symbols + step * LANES;
     for (size_t j = LANES; j-- > 0;) {
-      const EncodeEntry& e = table[symbols[j]];
+      const EncodeEntry& e = entries[symbols[j]];
       bad |= e.reciprocal == 0;
       x[j] = encode_symbol(x[j], e, words);
     }
