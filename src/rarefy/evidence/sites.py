@@ -1,0 +1,67 @@
+"""Sites: what a method sees of a network, one matrix at a time."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarefy.codes.base import matrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rarefy.codes import Code
+    from rarefy.evidence.statistics import Moment, Statistic
+    from rarefy.families import Kind
+
+
+@dataclass(frozen=True)
+class Site:
+    """One matrix view of one parameter.
+
+    name: the parameter's key in the files.
+    kind: how it is used.
+    segment: label of the segment in which it is coded.
+    code: how it is stored now.
+    statistics: what was asked for and could be gathered.
+    obstacles: what was asked for and could not, with the reason.
+    """
+
+    name: str
+    kind: Kind
+    segment: str
+    code: Code
+    statistics: Mapping[Statistic, Any] = field(default_factory=dict)
+    obstacles: Mapping[Statistic, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameter."""
+        return self.code.shape
+
+    def weight(self) -> NDArray[np.float32]:
+        """The matrix (out, in), float32, as stored now."""
+        return self.code.decode().reshape(matrix(self.code.shape))
+
+    def keep(self) -> NDArray[np.bool_] | None:
+        """Which weights an earlier step left (out, in), or None when all."""
+        support = self.code.support()
+        return None if support is None else support.reshape(matrix(self.code.shape))
+
+    def matches(self, patterns: tuple[str, ...]) -> bool:
+        """Whether the name fits one of the shell patterns."""
+        return any(fnmatch.fnmatchcase(self.name, pattern) for pattern in patterns)
+
+
+def relative_error(before: NDArray[np.float32], after: NDArray[np.float32], moment: Moment | None) -> float:
+    """Squared error of the layer's output over its energy; of the weights where no moment is known."""
+    error = after - before
+    if moment is not None:
+        total, lost = moment.energy(before), moment.energy(error)
+    else:
+        total, lost = float(np.vdot(before, before)), float(np.vdot(error, error))
+    return lost / total if total > 0 else 0.0

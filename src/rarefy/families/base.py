@@ -1,0 +1,92 @@
+"""What is known of a family of networks, and the sites that every network of modules has."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Law = Literal["softmax", "embedding", "gaussian"]
+"""The output law under which distortion is measured: see `rarefy.measure.divergence`."""
+
+Kind = Literal["linear", "convolution", "embedding"]
+
+
+class Family(Protocol):
+    """A family: recognises a module and names its blocks, each fed with the output of the one before."""
+
+    NAME: ClassVar[str]
+
+    def matches(self, module: nn.Module) -> bool: ...
+
+    def blocks(self, module: nn.Module) -> list[str]:
+        """Paths of the blocks in order of execution, or none when the network is one segment."""
+        ...
+
+    def law(self, module: nn.Module) -> Law: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site's matrix is used: the parameter, the kind of use, and every module that uses it.
+
+    parameter: name in the module, the owner's where it is tied.
+    modules: paths of the modules that use it; the first one decides in which segment it is coded.
+    """
+
+    parameter: str
+    kind: Kind
+    modules: tuple[str, ...]
+
+
+@functools.cache
+def families() -> list[Family]:
+    """Every family of this room, the most particular first: modules that define `FAMILY`."""
+    from rarefy import families as room
+
+    found = []
+    for info in pkgutil.iter_modules(room.__path__):
+        family = getattr(importlib.import_module(f"rarefy.families.{info.name}"), "FAMILY", None)
+        if family is not None:
+            found.append(family)
+    return sorted(found, key=lambda family: family.NAME == "chain")
+
+
+def family_of(module: nn.Module) -> Family | None:
+    """The family that recognises `module`, or None."""
+    return next((family for family in families() if family.matches(module)), None)
+
+
+def places(module: nn.Module, ties: dict[str, str]) -> list[Place]:
+    """Every matrix that a linear, convolution or embedding layer uses, tied ones once, in module order."""
+    from torch import nn
+
+    found: dict[str, tuple[Kind, list[str]]] = {}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            kind: Kind = "linear"
+        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            kind = "convolution"
+        elif isinstance(layer, nn.Embedding):
+            kind = "embedding"
+        else:
+            continue
+        name = f"{path}.weight" if path else "weight"
+        found.setdefault(ties.get(name, name), (kind, []))[1].append(path)
+    return [Place(name, kind, tuple(paths)) for name, (kind, paths) in found.items()]
+
+
+def outside(module: nn.Module, ties: dict[str, str]) -> dict[str, str]:
+    """Matrices that no known layer owns: parameter -> the type of the module that holds it."""
+    known = {place.parameter for place in places(module, ties)}
+    unknown = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() >= 2 and name not in known:
+            holder = module.get_submodule(name.rpartition(".")[0])
+            unknown[name] = type(holder).__name__
+    return unknown

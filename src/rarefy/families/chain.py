@@ -1,0 +1,28 @@
+"""Plain chains: an nn.Sequential, or any module whose layers run one after another; what else there is, is one segment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rarefy.families.base import Law
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Chain:
+    NAME: ClassVar[str] = "chain"
+
+    def matches(self, module: nn.Module) -> bool:
+        from torch import nn
+
+        return isinstance(module, nn.Sequential) and not hasattr(module, "config")
+
+    def blocks(self, module: nn.Module) -> list[str]:
+        return [name for name, _ in module.named_children()]
+
+    def law(self, module: nn.Module) -> Law:
+        return "softmax"
+
+
+FAMILY = Chain()

@@ -1,0 +1,1 @@
+"""Shared numerics: factorizations, affine grids, sequential rounding with feedback."""

@@ -1,0 +1,63 @@
+"""Sequential rounding with error feedback.
+
+With S^-1 = U^T U and U upper triangular, rounding the columns of W in ascending order and feeding each column's error
+into the columns not yet rounded makes the output error tr((W - Q) S (W - Q)^T) = sum_i |e_i|^2, where
+e_i = (w_i - q_i) / U_ii (GPTQ: Frantar et al. 2023, algorithm 1; in lattice language Babai's nearest plane).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+BLOCK = 128
+"""Columns rounded before the columns behind them get their feedback in one product."""
+
+Rounder = Callable[[int, "Floats"], "Floats"]
+"""(column index, its weights with feedback, (out,)) -> the values they round to, (out,)."""
+
+Opener = Callable[[int, "Floats"], None]
+"""(first column of a block, transposed weights (columns from there on, out) with all feedback so far) -> None."""
+
+
+def block_for(group: int) -> int:
+    """A block size whose multiples include those of `group`, so that every group opens with all its feedback."""
+    if group <= 2 * BLOCK:
+        return group
+    common = math.gcd(group, BLOCK)
+    return common if common >= 16 else group
+
+
+def round_sequentially(w: Floats, u: Floats, rounder: Rounder, *, block: int, opener: Opener | None = None) -> Floats:
+    """Round the columns of `w` (out, in) in order with feedback through `u` (in, in, upper triangular).
+
+    Works block by block: inside a block the feedback into column i is gathered when its turn comes (one product of
+    its block's errors with U's column), and the columns behind the block get theirs in one matrix product.
+    Returns the rounded values, (out, in), float32; `w` is left as it is.
+    """
+    rest = np.ascontiguousarray(w.T, np.float32)
+    rounded = np.empty_like(rest)
+    columns = len(rest)
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        if opener is not None:
+            opener(start, rest[start:])
+        errors = np.empty((stop - start, rest.shape[1]), np.float32)
+        for i in range(start, stop):
+            column = rest[i]
+            if i > start:
+                column = column - u[start:i, i] @ errors[: i - start]
+            rounded[i] = rounder(i, column)
+            np.subtract(column, rounded[i], out=errors[i - start])
+            errors[i - start] *= np.float32(1) / u[i, i]
+        if stop < columns:
+            rest[stop:] -= u[start:stop, stop:].T @ errors
+    return np.ascontiguousarray(rounded.T)

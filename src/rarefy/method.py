@@ -1,0 +1,148 @@
+"""What a method is: a frozen set of settings that turns a model into a model.
+
+A method's dataclass fields ARE its settings, its command-line flags and its docs table; each field's metadata holds
+one line of help. Most methods are a `PerTensor` and write only `encode`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rarefy.evidence import Evidence, Site, Statistic, Visited, relative_error, walk
+from rarefy.model import Model, Step
+
+if TYPE_CHECKING:
+    from rarefy.codes import Code
+
+
+def setting(default: Any, help: str, **checks: Any) -> Any:  # noqa: A002 - the word users know
+    """A field of a method. checks: `low`, `high` (inclusive) or `choices`."""
+    return dataclasses.field(default=default, metadata={"help": help, **checks})
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A frozen set of settings. Constructors check values and compute nothing."""
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset()
+
+    def __post_init__(self) -> None:
+        from rarefy.settings import check
+
+        check(self)
+
+    @classmethod
+    def name(cls) -> str:
+        """What recipes and the command line call it: its module's path under rarefy.methods, or its own path."""
+        return cls.__module__.removeprefix("rarefy.methods.")
+
+    def settings(self) -> dict[str, Any]:
+        """Field -> value, for histories and recipes."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @abstractmethod
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        """The model after this method."""
+
+
+@dataclass(frozen=True)
+class PerTensor(Method):
+    """A method that codes one matrix at a time.
+
+    Without `include` it takes the weights of linear layers and convolutions; with it, the sites that fit one of the
+    patterns, embeddings too.
+    """
+
+    include: tuple[str, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"help": "only tensors whose name fits one of these patterns"}
+    )
+    exclude: tuple[str, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"help": "no tensor whose name fits one of these patterns"}
+    )
+
+    @abstractmethod
+    def encode(self, site: Site) -> Code:
+        """The site's new code. Zeros of an earlier pruning are put back by the caller when this moved them."""
+
+    def declines(self, site: Site) -> str:
+        """Why this method leaves a site as it is, or "" when it takes it."""
+        if site.matches(self.exclude):
+            return "excluded"
+        if self.include:
+            if not site.matches(self.include):
+                return "not included"
+        elif site.kind == "embedding":
+            return "an embedding; name it with include to code it"
+        missing = next((site.obstacles[need] for need in self.needs if need in site.obstacles), "")
+        return missing or ("it is empty" if 0 in site.shape else "")
+
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        return apply_jointly([self], model, evidence)
+
+
+def apply_jointly(methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk") -> Model:
+    """Adjacent PerTensor methods in one walk: inside a segment, each site goes through all of them in order."""
+    needs = frozenset[Statistic]().union(*(method.needs for method in methods))
+
+    def visit(sites: list[Site]) -> Visited:
+        codes: dict[str, Code] = {}
+        damage: list[dict[str, float]] = [{} for _ in methods]
+        untouched: list[dict[str, str]] = [{} for _ in methods]
+        for site in sites:
+            for i, method in enumerate(methods):
+                reason = method.declines(site)
+                if reason:
+                    untouched[i][site.name] = reason
+                    continue
+                new = encode(method, site)
+                damage[i][site.name] = damage_of(site, new)
+                codes[site.name] = new
+                site = dataclasses.replace(site, code=new)
+        return Visited(codes, {"damage": damage, "untouched": untouched})
+
+    made = walk(model, evidence, needs, visit, name)
+    codes = {key: code for visited in made for key, code in visited.codes.items()}
+    for i, method in enumerate(methods):
+        damage = merged(visited.notes["damage"][i] for visited in made)
+        untouched = merged(visited.notes["untouched"][i] for visited in made)
+        model = model.with_codes(codes if i == 0 else {}, Step(method.name(), method.settings(), damage, untouched))
+    return model
+
+
+def encode(method: PerTensor, site: Site) -> Code:
+    """The method's code for a site, with the zeros of earlier steps still zero."""
+    code = method.encode(site)
+    keep = site.keep()
+    return code if keep is None else code.masked(keep.reshape(code.shape))
+
+
+def damage_of(site: Site, new: Code) -> float:
+    """Relative squared error of the site's output by the change, to six digits (the last ones depend on threads)."""
+    from rarefy.evidence import Moment
+
+    moment = next((m for m in site.statistics.values() if isinstance(m, Moment)), None)
+    before = site.weight()
+    return float(f"{relative_error(before, new.decode().reshape(before.shape), moment):.6g}")
+
+
+def merged(parts: Any) -> dict[str, Any]:
+    """One dict of several."""
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """`a=1,b=x` -> {"a": "1", "b": "x"}; commas inside brackets do not split."""
+    pairs: dict[str, str] = {}
+    for part in re.split(r",(?![^\[]*\])", text):
+        if part:
+            key, _, value = part.partition("=")
+            pairs[key.strip()] = value.strip()
+    return pairs
+
+
+Settings = Mapping[str, Any]

@@ -1,0 +1,187 @@
+"""A network as Rarefy holds it: its skeleton, and a code for each of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from rarefy.codes import Dense
+from rarefy.errors import UsageError
+from rarefy.skeletons import ModuleSkeleton, Skeleton
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rarefy.codes import Code
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing done to a network: a method, its settings, and what it could not do.
+
+    damage: site -> relative squared error of its output (or of its weights where no data were seen) by this step.
+    untouched: parameter -> why it was left as it was.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    damage: Mapping[str, float] = field(default_factory=dict)
+    untouched: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen network. Codes that a step leaves alone are shared with the model before it.
+
+    skeleton: how to build the module.
+    codes: file key -> code, tied parameters once, persistent buffers included.
+    dtypes: file key -> element type that the weight had at first, to which it is restored.
+    names: file key -> name in the module; keys that the module does not have are carried along and not here.
+    source: what the weights were read from, for messages.
+    history: what was done, oldest first.
+    """
+
+    skeleton: Skeleton
+    codes: Mapping[str, Code]
+    dtypes: Mapping[str, str]
+    names: Mapping[str, str]
+    source: str = "a module in memory"
+    history: tuple[Step, ...] = ()
+    sections: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, skeleton: Skeleton, codes: Mapping[str, Code], dtypes: Mapping[str, str], source: str, **more: Any
+    ) -> Model:
+        """A model of a skeleton and codes. Raises FormatError when tensors are missing or have other shapes."""
+        names = skeleton.names(codes)
+        wanted = skeleton.empty.state_dict(keep_vars=True)
+        for key, name in names.items():
+            if tuple(codes[key].shape) != tuple(wanted[name].shape):
+                from rarefy.errors import FormatError
+
+                raise FormatError(
+                    f"{key} has shape {list(codes[key].shape)}, the network wants {list(wanted[name].shape)}",
+                    remedy="check that the weights belong to this config or factory",
+                )
+        owners: dict[str, str] = {}
+        for key, name in sorted(names.items(), key=lambda item: item[1] in skeleton.ties):
+            owners.setdefault(skeleton.ties.get(name, name), key)
+        aliases = {key for key, name in names.items() if owners[skeleton.ties.get(name, name)] != key}
+        kept = {key: code for key, code in codes.items() if key not in aliases}
+        names = {key: name for key, name in names.items() if key in kept}
+        return cls(skeleton, MappingProxyType(kept), MappingProxyType(dict(dtypes)), names, source, **more)
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Model:
+        """A model of a module in memory; the module is left as it is, its tensors shared until changed."""
+        skeleton = ModuleSkeleton(module)
+        codes = dense_codes(module.state_dict())
+        return cls.of(skeleton, codes, {key: code.dtype.name for key, code in codes.items()}, "a module in memory")
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Module name -> file key, for owners and for their aliases."""
+        by_name = {name: key for key, name in self.names.items()}
+        by_owner = {self.skeleton.ties.get(name, name): key for name, key in by_name.items()}
+        for alias, owner in self.skeleton.ties.items():
+            by_name[alias] = by_owner[owner]
+            by_name[owner] = by_owner[owner]
+        return by_name
+
+    @property
+    def weights(self) -> int:
+        """Unique parameters, tied ones once, buffers not: the denominator of bits per weight."""
+        return sum(parameter.numel() for parameter in self.skeleton.empty.parameters())
+
+    def is_buffer(self, key: str) -> bool:
+        """Whether the tensor is no trained parameter (batch-norm statistics, position ids, unused keys)."""
+        return self.names.get(key) not in dict(self.skeleton.empty.named_parameters(remove_duplicate=False))
+
+    def bits(self) -> float:
+        """Estimated rate in bits, container overhead left out."""
+        return sum(code.bits() for code in self.codes.values())
+
+    def with_codes(self, new: Mapping[str, Code], step: Step) -> Model:
+        """The network after a step that changed the codes in `new`."""
+        unknown = set(new) - set(self.codes)
+        if unknown:
+            raise UsageError(f"the model has no tensor {min(unknown)}")
+        return replace(self, codes=MappingProxyType({**self.codes, **new}), history=(*self.history, step))
+
+    def tensors(
+        self, names: list[str], device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Decoded tensors by module name. Floating ones are `dtype` (default float32), integers as they are."""
+        keys = self.keys
+        return {name: decoded(self.codes[keys[name]], device, dtype) for name in names if name in keys}
+
+    def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+        """The whole network, a fresh module with every weight restored (float32 unless `dtype`)."""
+        module = self.skeleton.build()
+        keys = self.keys
+        owners = [name for name in module.state_dict(keep_vars=True) if name not in self.skeleton.ties]
+        made: dict[str, torch.Tensor] = {}
+        for name in owners:
+            made[name] = decoded(self.codes[keys[name]], device, dtype)
+        for alias, owner in self.skeleton.ties.items():
+            made[alias] = made[owner]
+        module.load_state_dict(made, assign=True)
+        return retie(module, self.skeleton.ties).to(device).eval()
+
+
+def retie(module: nn.Module, ties: Mapping[str, str]) -> nn.Module:
+    """Make tied names share one parameter again, which assignment of a state dict undoes."""
+    for alias, owner in ties.items():
+        path, _, leaf = alias.rpartition(".")
+        setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
+    return module
+
+
+def decoded(code: Code, device: str, dtype: torch.dtype | None) -> torch.Tensor:
+    """One tensor restored: floating values in `dtype` (default float32), integers bit for bit."""
+    import torch
+
+    if isinstance(code, Dense) and not code.dtype.floating:
+        return torch.from_numpy(code.raw().copy()).to(device)
+    return torch.from_numpy(code.decode()).to(device=device, dtype=dtype or torch.float32)
+
+
+def dense_codes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Dense]:
+    """A dense code for each torch tensor, in its own element type, sharing its memory."""
+    import torch
+
+    names = {
+        torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+        torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    }  # fmt: skip
+    codes = {}
+    for key, tensor in tensors.items():
+        if tensor.dtype not in names:
+            raise UsageError(f"{key} has element type {tensor.dtype}", "Rarefy does not store it")
+        codes[key] = _dense(tensor.detach().cpu(), names[tensor.dtype])
+    return codes
+
+
+def _dense(tensor: torch.Tensor, name: str) -> Dense:
+    import torch
+
+    from rarefy.codes.dtypes import dtype_of
+
+    dtype = dtype_of(name)
+    if name == "BF16":
+        tensor = tensor.contiguous().view(torch.int16)
+    elif name.startswith("F8"):
+        tensor = tensor.contiguous().view(torch.uint8)
+    raw = tensor.numpy().view(dtype.raw)
+    return Dense(lambda: raw, tuple(raw.shape), dtype)
+
+
+def numel(shape: tuple[int, ...]) -> int:
+    """Elements of a shape."""
+    return math.prod(shape)

@@ -1,0 +1,106 @@
+"""Recipes: a tuple of methods, itself a method; TOML in and out."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rarefy import settings
+from rarefy.errors import UsageError
+from rarefy.method import Method, PerTensor, apply_jointly, parse_pairs
+from rarefy.methods import find
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rarefy.evidence import Evidence, Statistic
+    from rarefy.model import Model
+
+
+@dataclass(frozen=True)
+class Recipe(Method):
+    """Methods applied in order; adjacent PerTensor ones share a walk over the data."""
+
+    methods: tuple[Method, ...] = ()
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """What its methods ask for: empty when it needs no data."""
+        return frozenset[Any]().union(*(method.needs for method in self.methods))
+
+    def stages(self) -> list[list[Method]]:
+        """Methods that run together."""
+        grouped = itertools.groupby(enumerate(self.methods), lambda im: -1 if isinstance(im[1], PerTensor) else im[0])
+        return [[method for _, method in run] for _, run in grouped]
+
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        for i, stage in enumerate(self.stages()):
+            tensors = [method for method in stage if isinstance(method, PerTensor)]
+            if tensors:
+                model = apply_jointly(tensors, model, evidence, f"walk{i}")
+            else:
+                model = stage[0].apply(model, evidence, seed=seed)
+        return model
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every setting written out; `from_toml` reads it back to an equal recipe."""
+        blocks = []
+        for method in self.methods:
+            lines = ["[[method]]", f"name = {_value(method.name())}"]
+            lines += [f"{key} = {_value(value)}" for key, value in method.settings().items() if value is not None]
+            blocks.append("\n".join(lines) + "\n")
+        return "\n".join(blocks)
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "the recipe") -> Recipe:
+        """Raises UsageError for what is not a recipe."""
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{where} is not TOML", str(error)) from None
+        extra = set(table) - {"method"}
+        if extra or not isinstance(table.get("method"), list) or not table["method"]:
+            why = f"it has {min(extra)!r}" if extra else "it has none"
+            raise UsageError(f"{where} must hold [[method]] tables only", why)
+        methods = []
+        for i, entry in enumerate(table["method"]):
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                raise UsageError(f"{where}: method {i + 1} has no name", remedy='write name = "quantize.gptq"')
+            methods.append(make(entry["name"], {key: value for key, value in entry.items() if key != "name"}))
+        return cls(tuple(methods))
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """From a file. Raises UsageError when it cannot be read."""
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the recipe {path}", str(error)) from None
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Recipe:
+        """From command-line words: `quantize.gptq:bits=4,group=64`, `include=[*.q_proj*,*.k_proj*]`."""
+        methods = []
+        for argument in arguments:
+            name, _, pairs = argument.partition(":")
+            methods.append(make(name, parse_pairs(pairs)))
+        return cls(tuple(methods))
+
+
+def make(name: str, given: dict[str, Any]) -> Method:
+    """The method called `name` with settings that may be text. Raises UsageError."""
+    return settings.build(find(name), given, name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,217 @@
+"""What is left of a network without its weights: how to build it, its names, its ties, the files beside it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import importlib
+import json
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rarefy.errors import FormatError, RarefyError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".ot"}
+"""Files that hold weights in some form: never side files of an artifact."""
+
+OWN_FILES = {"manifest.json", "recipe.toml"}
+"""What an artifact adds to the side files."""
+
+
+class Skeleton(ABC):
+    """A network's form without its weights.
+
+    folder: where its side files lie (config, tokenizer, licence), or None.
+    """
+
+    folder: Path | None = None
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A new module in evaluation mode, its parameters on the meta device, its buffers real."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of it: enough to open the artifact again."""
+
+    def config(self) -> dict[str, Any] | None:
+        """The parsed config.json, without quantization_config, or None when there is no such thing."""
+        return None
+
+    @functools.cached_property
+    def empty(self) -> nn.Module:
+        """One built module, shared by everybody who only looks."""
+        return self.build()
+
+    @functools.cached_property
+    def ties(self) -> dict[str, str]:
+        """Module names of parameters that are another parameter: alias -> the name that owns the values."""
+        first: dict[int, str] = {}
+        ties = {}
+        for name, parameter in self.empty.named_parameters(remove_duplicate=False):
+            owner = first.setdefault(id(parameter), name)
+            if owner != name:
+                ties[name] = owner
+        return ties
+
+    def side_files(self) -> list[Path]:
+        """Files that an artifact carries along, relative to `folder`, sorted; config.json is written anew."""
+        if self.folder is None:
+            return []
+        files = []
+        for path in sorted(self.folder.rglob("*")):
+            relative = path.relative_to(self.folder)
+            hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+            weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
+            if path.is_file() and not hidden and not weights and str(relative) not in OWN_FILES | {"config.json"}:
+                files.append(relative)
+        return files
+
+    def names(self, keys: Iterable[str]) -> dict[str, str]:
+        """File keys -> module names, for the keys that the module has. Raises FormatError when it needs others."""
+        keys = list(keys)
+        wanted = set(self.empty.state_dict(keep_vars=True))
+        prefix = getattr(self.empty, "base_model_prefix", "")
+        found = {}
+        for key in keys:
+            shorter = key.removeprefix(f"{prefix}.") if prefix else key
+            name = next((n for n in (key, f"{prefix}.{key}", shorter) if n in wanted), None)
+            if name is not None:
+                found[key] = name
+        have = set(found.values())
+        have |= {alias for alias, owner in self.ties.items() if owner in have}
+        have |= {owner for alias, owner in self.ties.items() if alias in have}
+        missing = sorted(wanted - have)
+        if missing:
+            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            raise FormatError(
+                f"the weights lack {len(missing)} of the network's tensors ({shown})",
+                remedy="check that the weights belong to this config or factory",
+            )
+        return found
+
+
+class TransformersSkeleton(Skeleton):
+    """A network that transformers builds from a config.json; never from remote code."""
+
+    def __init__(self, config: dict[str, Any], folder: Path | None) -> None:
+        self._config = {k: v for k, v in config.items() if k != "quantization_config"}
+        self.folder = folder
+
+    @classmethod
+    def at(cls, folder: Path) -> TransformersSkeleton:
+        """From `folder`/config.json."""
+        path = folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot read {path}", str(error)) from None
+        if not isinstance(config, dict):
+            raise FormatError(f"{path} is not a JSON object")
+        return cls(config, folder)
+
+    def config(self) -> dict[str, Any]:
+        return self._config
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "transformers", "architecture": self.architecture}
+
+    @property
+    def architecture(self) -> str:
+        names = self._config.get("architectures")
+        if not isinstance(names, list) or not names or not isinstance(names[0], str):
+            raise FormatError("config.json names no architecture", remedy='add "architectures": ["..."] to it')
+        return names[0]
+
+    def build(self) -> nn.Module:
+        import transformers
+        from accelerate import init_empty_weights
+
+        kind = getattr(transformers, self.architecture, None)
+        if kind is None or not hasattr(kind, "from_pretrained"):
+            raise RarefyError(
+                f"transformers {transformers.__version__} has no {self.architecture}",
+                "it needs remote code, which Rarefy never runs, or another version of transformers",
+                "build the module yourself and give it as pkg.mod:factory@weights.safetensors",
+            )
+        try:
+            config = kind.config_class.from_dict(copy.deepcopy(self._config))
+            config.dtype = None
+            with init_empty_weights(include_buffers=False):
+                module: nn.Module = kind(config)
+            module.tie_weights()
+        except RarefyError:
+            raise
+        except Exception as error:
+            raise FormatError(f"{self.architecture} cannot be built from config.json", str(error)) from error
+        return module.eval()
+
+
+class FactorySkeleton(Skeleton):
+    """A module made by a function of the user's, named as pkg.mod:factory."""
+
+    def __init__(self, factory: str) -> None:
+        self.factory = factory
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "factory", "factory": self.factory}
+
+    def make(self) -> nn.Module:
+        """The module as the factory makes it, weights and all."""
+        module_name, _, function = self.factory.partition(":")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            made = getattr(importlib.import_module(module_name), function)()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"{self.factory} cannot be called", str(error), "name an importable function: pkg.mod:factory"
+            ) from None
+        from torch import nn
+
+        if not isinstance(made, nn.Module):
+            raise UsageError(f"{self.factory} returned {type(made).__name__}", remedy="return a torch.nn.Module")
+        return made.eval()
+
+    def build(self) -> nn.Module:
+        return hollow(self.make())
+
+
+class ModuleSkeleton(Skeleton):
+    """A module that the caller holds in memory."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._empty = hollow(module)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "module", "type": type(self._empty).__qualname__}
+
+    def build(self) -> nn.Module:
+        return copy.deepcopy(self._empty)
+
+
+def hollow(module: nn.Module) -> nn.Module:
+    """A copy with parameters on the meta device and ties intact; `module` is left as it is."""
+    from torch import nn
+
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in module.parameters()
+    }
+    return copy.deepcopy(module, memo).eval()
+
+
+def digest_of(skeleton: Skeleton) -> str:
+    """SHA-256 over what describes the skeleton, its config and its side files."""
+    sha = hashlib.sha256(json.dumps([skeleton.describe(), skeleton.config()], sort_keys=True).encode())
+    for relative in skeleton.side_files():
+        assert skeleton.folder is not None
+        sha.update(str(relative).encode() + b"\0" + hashlib.sha256((skeleton.folder / relative).read_bytes()).digest())
+    return sha.hexdigest()
