@@ -98,6 +98,11 @@ class Code(ABC):
 
     @classmethod
     @abstractmethod
+    def names(cls, node: Node) -> Iterator[str]:
+        """What reports call the streams of a code with this node, in their order. Raises FormatError as `read`."""
+
+    @classmethod
+    @abstractmethod
     def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Code:
         """The code back from its node and streams. Raises FormatError when they do not fit together."""
 
@@ -125,12 +130,23 @@ def kinds() -> dict[int, type[Code]]:
     return found
 
 
-def read(shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Code:
-    """The code that `node` describes. Raises FormatError for a kind this version does not know."""
+def names(node: Node, inside: str = "") -> Iterator[str]:
+    """What reports call the streams of the tree `node`, each after `inside`, a dot between."""
+    for name in kind_of(node).names(node):
+        yield f"{inside}.{name}" if inside else name
+
+
+def kind_of(node: Node) -> type[Code]:
+    """The class of a node's code. Raises FormatError for a kind this version does not know."""
     kind = kinds().get(node.kind)
     if kind is None:
         raise FormatError(f"code kind {node.kind} is not known to this version", remedy="open it with a newer rarefy")
-    return kind.read(shape, node, source, keep)
+    return kind
+
+
+def read(shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Code:
+    """The code that `node` describes. Raises FormatError for a kind this version does not know."""
+    return kind_of(node).read(shape, node, source, keep)
 
 
 def expect(condition: bool, what: str) -> None:

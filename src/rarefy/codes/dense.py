@@ -70,11 +70,19 @@ class Dense(Code):
         for i, plane in enumerate(planes):
             yield Stream(f"plane{i}", plane)
 
-    @classmethod
-    def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Dense:
+    @staticmethod
+    def _dtype(node: Node) -> DType:
         expect(len(node.settings) == 1 and node.settings[0] in BY_NUMBER, "a dense code names no known element type")
         expect(not node.children, "a dense code holds no other code")
-        dtype = BY_NUMBER[node.settings[0]]
+        return BY_NUMBER[node.settings[0]]
+
+    @classmethod
+    def names(cls, node: Node) -> Iterator[str]:
+        return (f"plane{i}" for i in range(cls._dtype(node).size))
+
+    @classmethod
+    def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Dense:
+        dtype = cls._dtype(node)
         count = math.prod(shape) if keep is None else int(np.count_nonzero(keep))
         values = _join([source.next(count) for _ in range(dtype.size)], dtype)
         if keep is not None:

@@ -73,26 +73,30 @@ def dtype_of(name: str) -> DType:
 
 def to_float32(raw: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
     """Values of raw elements. Integers beyond 2^24 and float64 round to the nearest float32."""
+    values: NDArray[np.float32]
     if dtype.name == "BF16":
-        return (raw.astype("<u4") << np.uint32(16)).view("<f4")
-    if dtype.size == 1 and dtype.floating:
-        return _fp8_values(dtype)[raw]
-    return raw.astype(np.float32)
+        values = (raw.astype("<u4") << np.uint32(16)).view("<f4")
+    elif dtype.size == 1 and dtype.floating:
+        values = _fp8_values(dtype)[raw]
+    else:
+        with np.errstate(over="ignore"):
+            values = raw.astype(np.float32)
+    return values
 
 
 def from_float32(values: NDArray[np.float32], dtype: DType) -> NDArray[Any]:
     """Raw elements nearest to the values, ties to even; integers are rounded. Raises FormatError for fp8."""
-    values = np.ascontiguousarray(values, "<f4")
+    values = np.asarray(values, "<f4", order="C")  # ascontiguousarray would make a scalar a vector
     if dtype.name == "BF16":
         bits = values.view("<u4")
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        with np.errstate(over="ignore"):  # NaNs, which `nan` takes care of
+            rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         nan = (bits >> np.uint32(16)) | np.uint32(0x0040)
         return np.where(np.isnan(values), nan, rounded).astype("<u2")
     if dtype.size == 1 and dtype.floating:
         raise FormatError(f"values are not rounded to {dtype.name}", remedy="store them as BF16")
-    if not dtype.floating:
-        return np.rint(values).astype(dtype.raw)
-    return values.astype(dtype.raw)
+    with np.errstate(over="ignore", invalid="ignore"):  # past the largest number is infinity, as IEEE 754 has it
+        return (values if dtype.floating else np.rint(values)).astype(dtype.raw)
 
 
 def _fp8_values(dtype: DType) -> NDArray[np.float32]:
@@ -108,4 +112,5 @@ def _fp8_values(dtype: DType) -> NDArray[np.float32]:
         values[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
     else:
         values[top & (mantissa == 7)] = np.nan
-    return np.where(byte & 0x80, -values, values).astype(np.float32)
+    signed: NDArray[np.float32] = np.where(byte & 0x80, -values, values).astype(np.float32)
+    return signed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rarefy.codes.base import Array, Code, Node, Shape, Source, expect, matrix
+from rarefy.codes.base import Array, Code, Node, Shape, Source, expect, matrix, names
 from rarefy.codes.base import read as read_code
 from rarefy.codes.dense import Dense
 from rarefy.entropy import Stream
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SYMMETRIC, AFFINE = 0, 1
+
+
+def spread(per_group: Array, group: int, columns: int) -> Array:
+    """A value per group, (rows, groups), repeated for each of its columns: (rows, columns). NumPy or torch."""
+    if isinstance(per_group, np.ndarray):
+        return np.repeat(per_group, group, axis=1)[:, :columns]
+    return per_group.repeat_interleave(group, dim=1)[:, :columns]
 
 
 class Grid(Code):
@@ -59,13 +66,7 @@ class Grid(Code):
         return np.full(self.scale.shape, 1 << (self.bits_per_symbol - 1), np.uint8)
 
     def _spread(self, per_group: Array) -> Array:
-        """(rows, groups) -> broadcastable against (out, in)."""
-        if self.groups == 1:
-            return per_group
-        columns = self.q.shape[1]
-        if isinstance(per_group, np.ndarray):
-            return np.repeat(per_group, self.group, axis=1)[:, :columns]
-        return per_group.repeat_interleave(self.group, dim=1)[:, :columns]
+        return per_group if self.groups == 1 else spread(per_group, self.group, self.q.shape[1])
 
     def decode(self) -> NDArray[np.float32]:
         from rarefy.native import dequantize_groups
@@ -98,7 +99,8 @@ class Grid(Code):
         return self._with(np.where(keep.reshape(self.q.shape), self.q, zero), self.scale)
 
     def support(self) -> NDArray[np.bool_]:
-        return (self.q != self._spread(self.zero_points())).reshape(self.shape)
+        support: NDArray[np.bool_] = self.q != self._spread(self.zero_points())
+        return support.reshape(self.shape)
 
     def _with(self, q: NDArray[np.uint8], scale: Dense) -> Grid:
         return Grid(q, scale, self.zero, bits_per_symbol=self.bits_per_symbol, group=self.group, shape=self.shape)
@@ -119,6 +121,14 @@ class Grid(Code):
         yield Stream("values", symbols if keep is None else symbols[keep.reshape(self.q.shape)])
 
     @classmethod
+    def names(cls, node: Node) -> Iterator[str]:
+        expect(len(node.settings) == 4 and len(node.children) == 1, "a grid needs four settings and a scale")
+        yield from names(node.children[0], "scale")
+        if node.settings[2] == AFFINE:
+            yield "zero"
+        yield "values"
+
+    @classmethod
     def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Grid:
         expect(len(node.settings) == 4 and len(node.children) == 1, "a grid needs four settings and a scale")
         bits, group, affine, whole = node.settings
@@ -133,11 +143,11 @@ class Grid(Code):
         top = np.uint8((1 << bits) - 1)
         zero = source.next(rows[0] * rows[1]).reshape(rows) if affine else None
         expect(zero is None or zero.size == 0 or int(zero.max()) <= int(top), "a grid's zero point is off the grid")
-        grid = cls(np.zeros((out, columns), np.uint8), scale, zero, bits_per_symbol=bits, group=group, shape=shape)
         if keep is None:
             symbols = source.next(out * columns).reshape(out, columns)
         else:
             symbols = np.zeros((out, columns), np.uint8)
             symbols[keep.reshape(out, columns)] = source.next(int(np.count_nonzero(keep)))
         expect(symbols.size == 0 or int(symbols.max()) <= int(top), "a grid's symbol is off the grid")
+        grid = cls(symbols, scale, zero, bits_per_symbol=bits, group=group, shape=shape)
         return grid._with((symbols + grid._spread(grid.zero_points())) & top, scale)

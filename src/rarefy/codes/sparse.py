@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rarefy.codes.base import Array, Code, Node, Shape, Source, expect
+from rarefy.codes.base import Array, Code, Node, Shape, Source, expect, names
 from rarefy.codes.base import read as read_code
 from rarefy.entropy import Stream
 
@@ -58,6 +58,12 @@ class Sparse(Code):
     def streams(self, keep: NDArray[np.bool_] | None = None) -> Iterator[Stream]:
         yield Stream("support", np.packbits(self.keep.reshape(-1), bitorder="little"))
         yield from self.inner.streams(self.keep if keep is None else self.keep & keep)
+
+    @classmethod
+    def names(cls, node: Node) -> Iterator[str]:
+        expect(not node.settings and len(node.children) == 1, "a sparse code holds one other code and no settings")
+        yield "support"
+        yield from names(node.children[0])
 
     @classmethod
     def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Sparse:

@@ -1,0 +1,1 @@
+"""Files: safetensors in and out, records, the container, the manifest. NumPy only."""

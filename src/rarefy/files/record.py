@@ -1,0 +1,169 @@
+"""A record: one parameter as bytes. Its head says what it is; tiles follow, each coded and checked by itself."""
+
+from __future__ import annotations
+
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from rarefy.codes.base import read as read_code
+from rarefy.codes.dtypes import dtype_of
+from rarefy.entropy import Coder, coder, coders
+from rarefy.entropy.stream import TILE_SYMBOLS
+from rarefy.errors import FormatError
+from rarefy.files.head import RAW, Head, Tiles, write_head
+from rarefy.files.parse import PREFIX, head_size, parse_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from rarefy.codes import Code
+
+T = TypeVar("T")
+
+INLINE_BYTES: Final = 256
+"""Streams of fewer coded bytes stand in the head, under its checksum, instead of paying for their own."""
+
+DEFAULT_CODERS: Final = ("raw", "rans")
+
+
+def encode(code: Code, dtype: str, coder: str | None = None, threads: int = 1) -> bytes:
+    """One parameter's record.
+
+    dtype: the element type that the parameter had and is restored to, by its safetensors name.
+    coder: for every stream that it makes smaller; the best of raw and rANS for each when None.
+    threads: tiles coded at once; the bytes do not depend on it.
+
+    Raises UsageError for an unknown coder, FormatError for an unknown dtype.
+    """
+    choice = _choice(coder)
+    coded = [_encode_stream(np.ascontiguousarray(s.symbols), choice, threads) for s in code.streams()]
+    head = write_head(code.shape, dtype_of(dtype).number, code.node(), [stream for stream, _ in coded])
+    return b"".join([head, *(tile for _, tiles in coded for tile in tiles)])
+
+
+def decode(data: bytes | memoryview, threads: int = 1) -> tuple[Code, str]:
+    """The code and element type that a record holds. Raises FormatError naming the stream and tile that is damaged."""
+    head = parse(data)
+    source = _Source(memoryview(data), head, threads)
+    code = read_code(head.shape, head.node, source)
+    if source.at != len(head.streams):
+        raise FormatError(f"a record has {len(head.streams)} streams where its codes have {source.at}")
+    return code, head.dtype
+
+
+def parse(data: bytes | memoryview, size: int | None = None) -> Head:
+    """The head of a record, without looking at its tiles.
+
+    data: the record, or its first `head_size` bytes with `size`, the bytes of the whole.
+
+    Raises FormatError when the head is damaged or the record has another size than it says.
+    """
+    head = parse_head(data)
+    size = len(data) if size is None else size
+    if head.total != size:
+        raise FormatError(f"a record has {size} bytes where its head says {head.total}")
+    return head
+
+
+def check(data: bytes | memoryview) -> list[str]:
+    """What is damaged: "head", or tiles such as "stream values, tile 3" (from 0)."""
+    try:
+        head = parse(data)
+    except FormatError:
+        return ["head"]
+    view = memoryview(data)
+    damaged = []
+    for name, stream, at in zip(head.names, head.streams, head.offsets, strict=False):
+        for i, (size, expected) in enumerate(zip(stream.sizes, stream.checks, strict=False)):
+            if zlib.crc32(view[at : at + size]) != expected:
+                damaged.append(tile_name(name, i))
+            at += size
+    return damaged
+
+
+def tile_name(stream: str, tile: int) -> str:
+    """What reports call a tile."""
+    return f"stream {stream}, tile {tile}"
+
+
+def _choice(name: str | None) -> list[Coder]:
+    known = coders()
+    names = DEFAULT_CODERS if name is None else ("raw", name)
+    return [coder(n) for n in dict.fromkeys(names) if name is not None or n in known]
+
+
+def _encode_stream(symbols: NDArray[np.uint8], choice: Sequence[Coder], threads: int) -> tuple[Tiles, list[bytes]]:
+    """A stream's place in the head, and its tiles, none when they stand in the head."""
+    best = min(choice, key=lambda c: c.estimate(symbols)) if symbols.size else choice[0]
+    flat = symbols.reshape(-1)
+    model = best.fit(symbols)
+    step = max(1, min(best.tile_symbols(model, symbols), TILE_SYMBOLS))
+    parts = [flat[i : i + step] for i in range(0, flat.size, step)]
+    tiles = _map(lambda part: best.encode(part, model), parts, threads)
+    coded = sum(map(len, tiles))
+    if best.ID != RAW and len(model) + coded >= flat.size:
+        return _encode_stream(symbols, choice[:1], threads)
+    if coded < INLINE_BYTES and len(tiles) <= 1:
+        return Tiles(best.ID, flat.size, model, flat.size, (coded,), inline=b"".join(tiles)), []
+    checks = tuple(zlib.crc32(tile) for tile in tiles)
+    return Tiles(best.ID, flat.size, model, step, tuple(map(len, tiles)), checks), tiles
+
+
+class _Source:
+    """Decodes a record's streams one after the other."""
+
+    def __init__(self, data: memoryview, head: Head, threads: int) -> None:
+        self.data, self.head, self.threads = data, head, threads
+        self.coders = {coder.ID: coder for coder in coders().values()}
+        self.at = 0
+
+    def next(self, count: int) -> NDArray[np.uint8]:
+        if self.at == len(self.head.streams):
+            raise FormatError("a record has fewer streams than its codes")
+        name, stream = self.head.names[self.at], self.head.streams[self.at]
+        if stream.count != count:
+            raise FormatError(f"stream {name} has {stream.count} symbols where its code has {count}")
+        out = np.empty(count, np.uint8)
+        coder = self.coders[stream.coder]
+        if stream.inline is not None:
+            _named(name, 0, lambda: coder.decode(stream.inline or b"", stream.model, out))
+        else:
+            self._decode_tiles(name, stream, coder, out)
+        self.at += 1
+        return out
+
+    def _decode_tiles(self, name: str, stream: Tiles, coder: Coder, out: NDArray[np.uint8]) -> None:
+        starts = np.cumsum([self.head.offsets[self.at], *stream.sizes]).tolist()
+
+        def one(tile: int) -> None:
+            coded = self.data[starts[tile] : starts[tile + 1]]
+            if zlib.crc32(coded) != stream.checks[tile]:
+                raise FormatError(f"{tile_name(name, tile)} is damaged", "its checksum is wrong")
+            part = out[tile * stream.symbols : (tile + 1) * stream.symbols]
+            _named(name, tile, lambda: coder.decode(coded, stream.model, part))
+
+        _map(one, range(len(stream.sizes)), self.threads)
+
+
+def _named(name: str, tile: int, decode: Callable[[], None]) -> None:
+    """Decode one tile, its error saying where."""
+    try:
+        decode()
+    except FormatError as error:
+        raise FormatError(f"{tile_name(name, tile)} is damaged", str(error)) from error
+
+
+def _map(function: Callable[..., T], items: Sequence[object], threads: int) -> list[T]:
+    """function over items, on `threads` threads, results in order."""
+    if threads <= 1 or len(items) <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        return list(pool.map(function, items))
+
+
+__all__ = ["PREFIX", "Head", "check", "decode", "encode", "head_size", "parse", "tile_name"]
