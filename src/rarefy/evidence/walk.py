@@ -96,12 +96,13 @@ class _Walk:
         self.needs, self.visit, self.name = needs, visit, name
         self.codes = dict(model.codes)
         self.keys = model.keys
+        self.calls: list[list[Call]] = []
         self.batches = evidence.micro_batches()
         self.inputs = [model_inputs(segments.module, batch) for batch in self.batches]
-        segments.probe(self.inputs[0])
+        if segments.blocks:
+            segments.probe(self._tensors(len(segments) - 1), to_device(self.inputs[0], evidence.device))
         if segments.reason:
             evidence.progress.note(f"one segment, held in memory whole: {segments.reason}")
-        self.calls: list[list[Call]] = []
 
     def run(self) -> list[Visited]:
         import torch

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from rarefy.skeletons import Skeleton
 
-Tensors = "Mapping[str, torch.Tensor]"
-Inputs = "tuple[tuple[Any, ...], dict[str, Any]]"
-
-
 class _Caught(Exception):
     """Raised by the last stand-in when what comes after the blocks is not wanted."""
 
@@ -51,8 +47,8 @@ class Segments:
         self.family = family
         self.blocks = family.blocks(self.module) if family else []
         self.reason = "" if family else f"no family knows {type(self.module).__name__}"
-        self._first: list[Callable[[Any], Any]] = []
-        self._wraps: list[int] = []
+        self._before: frozenset[str] = frozenset()
+        self._tuples = False
         if len(self.blocks) < 2:
             self.one_segment(self.reason or "it has fewer than two blocks")
 
@@ -97,29 +93,49 @@ class Segments:
             return [name for name in every if name.rpartition(".")[0] in self._before]
         return [name for name in every if not any(name.startswith(block + ".") for block in self.blocks)]
 
-    def probe(self, inputs: Any) -> None:
-        """Run the network once on the meta device: learn what runs before the blocks, and check that they are a chain.
+    def probe(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> None:
+        """Learn what runs before the blocks, and check that these feed one another; else it is one segment.
 
-        Where they are not, or where the network cannot run without values, it becomes one segment.
+        tensors: those outside the blocks. Stand-ins hand on what they get, so in a chain each one is given the very
+        tensor that the one before returned, alone or as the first of a tuple.
         """
-        import torch
-
-        from rarefy.families.trace import trace
-
         if not self.blocks:
             return
-        try:
-            with torch.no_grad():
-                seen = trace(self.module, self.blocks, to_device(inputs, "meta"))
-        except Exception as error:
-            self.one_segment(f"it cannot be followed without values ({type(error).__name__})")
-            return
-        if not seen.chain:
-            self.one_segment("its blocks do not feed one another")
-            return
-        self._before, self._wraps = seen.before, seen.lengths
+        why = "its blocks do not feed one another"
+        for self._tuples in (False, True):
+            try:
+                if self._is_chain(tensors, inputs):
+                    return
+            except Exception as error:
+                why = f"it does not run with its blocks stood in for ({type(error).__name__}: {error})"
+        self.one_segment(why)
 
-    _before: frozenset[str] = frozenset()
+    def _is_chain(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> bool:
+        ran: list[str] = []
+        values: list[Any] = []
+        handles = [
+            layer.register_forward_pre_hook(lambda _layer, _args, path=path: None if values else ran.append(path))
+            for path, layer in self.module.named_modules()
+            if path not in self.blocks
+        ]
+
+        def stand_in(i: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                values.append((i, _split(args, kwargs)[0]))
+                if i == len(self.blocks) - 1:
+                    raise _Caught
+                return self._wrap(values[-1][1])
+
+            return forward
+
+        try:
+            with self._stand_ins(stand_in), contextlib.suppress(_Caught):
+                self._call(tensors, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._before = frozenset(ran)
+        return [i for i, _ in values] == list(range(len(self.blocks))) and all(v is values[0][1] for _, v in values)
 
     def head(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> tuple[torch.Tensor, list[Call]]:
         """Run segment 0: the first block's input, and what each block is called with beside it."""
@@ -134,7 +150,7 @@ class Segments:
                 calls.append(Call(rest, named))
                 if i == len(self.blocks) - 1:
                     raise _Caught
-                return self._wrap(i, value)
+                return self._wrap(value)
 
             return forward
 
@@ -157,7 +173,7 @@ class Segments:
         def stand_in(i: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 last = i == len(self.blocks) - 1
-                return self._wrap(i, value if last else _split(args, kwargs)[0])
+                return self._wrap(value if last else _split(args, kwargs)[0])
 
             return forward
 
@@ -174,9 +190,8 @@ class Segments:
         args, kwargs = inputs
         return functional_call(self.module, dict(tensors), args, kwargs, tie_weights=True, strict=False)
 
-    def _wrap(self, i: int, value: Any) -> Any:
-        length = self._wraps[i] if self._wraps else 0
-        return value if length == 0 else (value, *[None] * (length - 1))
+    def _wrap(self, value: Any) -> Any:
+        return (value,) if self._tuples else value
 
     @contextlib.contextmanager
     def _stand_ins(self, make: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
