@@ -1,0 +1,1 @@
+"""Running what was written: the transformers plug-in, and text from a language model."""
