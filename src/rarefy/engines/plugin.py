@@ -1,0 +1,216 @@
+"""The transformers plug-in: `from_pretrained` restores an artifact to an ordinary dense model.
+
+transformers sees a pre-quantized checkpoint whose tensors need a conversion, as it does for fp8 or mxfp4: its loader
+renames, adds and strips prefixes, ties, merges experts, places and shards as always, and each record becomes its
+dense tensor on the way, one at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from rarefy.engines.pages import release
+from rarefy.engines.tensors import TORCH, tensor
+from rarefy.errors import FormatError, RarefyError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+VERSION = 1
+"""The newest `version` of an artifact that this plug-in opens."""
+
+
+class RarefyConfig(QuantizationConfigMixin):
+    """What an artifact's config.json says under `quantization_config`.
+
+    version: of the artifact.
+    dtype: torch's name of the type to restore to when neither the caller nor the model's config says one.
+    settings: whatever else stands there, kept as it is.
+    """
+
+    quant_method: str  # type: ignore[assignment]  # transformers types its own methods only
+
+    def __init__(self, version: int = VERSION, dtype: str = "float32", **settings: Any) -> None:
+        self.__dict__.update(settings)
+        self.quant_method = "rarefy"
+        self.version = version
+        self.dtype = dtype
+        # transformers then forgets after loading that the model was ever quantized: save_pretrained writes it dense.
+        self.dequantize = True
+
+
+class RarefyQuantizer(HfQuantizer):
+    """Decodes each record to the type that from_pretrained asks for; needs memory for one tensor beside the model."""
+
+    requires_calibration = False
+    quantization_config: RarefyConfig
+
+    def __init__(self, quantization_config: RarefyConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.failure: RarefyError | None = None
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
+        """Raises UsageError for what an artifact cannot do, FormatError for one from the future."""
+        if not hasattr(HfQuantizer, "get_new_dtype"):
+            raise UsageError(
+                "this transformers cannot open Rarefy artifacts", "it is too old", "install transformers 5.21 or newer"
+            )
+        version = self.quantization_config.version
+        if not isinstance(version, int) or not 1 <= version <= VERSION:
+            raise FormatError(f"artifact version {version} is not known", remedy="open it with a newer rarefy")
+        if not self.pre_quantized:
+            raise UsageError(
+                "from_pretrained does not compress", "the model is no Rarefy artifact", "use `rarefy compress` first"
+            )
+        if isinstance(device_map, dict) and "disk" in device_map.values():
+            # accelerate would read the parameters from the artifact's own file at run time, where records lie.
+            raise UsageError("an artifact cannot be offloaded to disk", remedy="write it dense with `rarefy unpack`")
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """`dtype`, unless transformers guessed it from the file, where everything is uint8."""
+        if dtype.is_floating_point:
+            return dtype
+        known = getattr(torch, self.quantization_config.dtype, None)
+        return known if isinstance(known, torch.dtype) else torch.float32
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        if getattr(model.config, "distributed_config", None) is not None:
+            raise UsageError("an artifact cannot be sharded while it loads", remedy="write it dense first")
+        if checkpoint_files is not None and len(checkpoint_files) == 1:
+            self._respread(checkpoint_files)
+
+    def _respread(self, checkpoint_files: list[str]) -> None:
+        """Put a spread copy of a single-tensor file (below 64 KB) in its place in the list.
+
+        The loader then sees the network's own keys; it reads the list that this hook was handed only afterwards.
+        """
+        from safetensors.numpy import save_file
+
+        from rarefy.files.container import Reader
+
+        reader = Reader(checkpoint_files[0])
+        if not reader.single:
+            return
+        folder = tempfile.mkdtemp(prefix="rarefy-")
+        self._tidy = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        spread = Path(folder) / "model.safetensors"
+        save_file({name: np.frombuffer(reader.record(name), np.uint8) for name in reader.names()}, spread)
+        checkpoint_files[0] = str(spread)
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """Decoding as the first step of the model's own conversions, and as the only one of every other key."""
+        for conversion in weight_conversions:
+            if isinstance(conversion, WeightConverter):
+                conversion.operations = [Decode(self), *conversion.operations]
+        return [*weight_conversions, WeightConverter(r"^(.+)$", r"\1", [Decode(self, whole=True)])]
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """None: a record is loaded as it is. What was asked for goes to the operation that decodes it."""
+        if isinstance(converter, WeightConverter):
+            decode = converter.operations[0]
+            assert isinstance(decode, Decode)  # put there by update_weight_conversions
+            decode.dtype = dtype
+        else:  # a key that no converter may touch, since the model has a parameter of that very name
+            converter.quantization_operation = Decode(self, dtype, whole=True)
+        return None
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
+        """False. Raises what decoding failed with, see `Decode`."""
+        if self.failure is not None:
+            raise self.failure
+        return False
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if self.failure is not None:
+            raise self.failure
+        conversions: Any = model._weight_conversions
+        model._weight_conversions = _without_decoding(conversions)  # type: ignore[assignment]  # no torch.nn attribute
+        if hasattr(self, "_tidy"):
+            self._tidy()
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """True: what is loaded is dense."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """True: what is loaded is dense."""
+        return True
+
+
+class Decode(ConversionOps):
+    """Records to dense tensors in `dtype`, each on the device where its record was put.
+
+    whole: the record is the whole parameter, with no conversion after this one.
+    """
+
+    def __init__(self, hf_quantizer: RarefyQuantizer, dtype: torch.dtype | None = None, whole: bool = False) -> None:
+        self.hf_quantizer, self.dtype, self.whole = hf_quantizer, dtype, whole
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decode:
+        # The loader copies a converter for each key; all of them report to the one quantizer.
+        return Decode(self.hf_quantizer, self.dtype, self.whole)
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        full_layer_name: str = "",
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """{pattern: records} to {pattern: tensors}, or to {full_layer_name: tensor} when `whole`."""
+        decoded = {}
+        for pattern in list(input_dict):
+            found = input_dict.pop(pattern)
+            records = found if isinstance(found, list) else [found]
+            decoded[pattern] = [self._decode(record, full_layer_name) for record in records]
+        if not self.whole:
+            return decoded
+        return {full_layer_name: next(iter(decoded.values()))[0]}
+
+    def _decode(self, record: torch.Tensor, name: str) -> torch.Tensor:
+        from rarefy.files import record as records
+
+        try:
+            coded = record.cpu()
+            code, dtype = records.decode(coded.numpy().data, threads=torch.get_num_threads())
+            values = tensor(code, self.dtype or TORCH[dtype])
+            release(coded)
+            return values.to(record.device)
+        except RarefyError as error:
+            failure = FormatError(f"{name} cannot be decoded", str(error))
+            if not self.whole:
+                raise failure from error
+            # Raised here it would end as a traceback in transformers' load report and a RuntimeError that names
+            # nothing. No parameter has this shape, so the loader asks param_needs_quantization, which raises it.
+            self.hf_quantizer.failure = failure
+            return torch.empty((0,) * 9, device="meta")
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """Nothing to revert: dense stays dense."""
+        return self
+
+
+def _without_decoding(conversions: list[Any] | None) -> list[Any] | None:
+    """The model's own conversions as they were, for save_pretrained to revert."""
+    if conversions is None:
+        return None
+    for conversion in conversions:
+        if isinstance(conversion, WeightConverter):
+            conversion.operations = [step for step in conversion.operations if not isinstance(step, Decode)]
+    return [conversion for conversion in conversions if getattr(conversion, "operations", True)]
