@@ -1,0 +1,82 @@
+"""Text against transformers' own greedy loop, written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from rarefy.engines.generate import generate
+from rarefy.errors import UsageError
+
+WORDS = [f"w{i}" for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate([*WORDS, "<end>", "<unknown>"])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unknown>")
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=30
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def greedy(model: LlamaForCausalLM, ids: list[int], tokens: int) -> list[int]:
+    out: list[int] = []
+    while len(out) < tokens:
+        out.append(int(model(input_ids=torch.tensor([ids + out])).logits[0, -1].argmax()))
+        if out[-1] == 30:
+            break
+    return out
+
+
+def test_greedy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    pieces: list[str] = []
+    text = generate(model, tokenizer, "w1 w2 w3", tokens=12, stream=pieces.append)
+    expected = greedy(model, [1, 2, 3], 12)
+    assert text.split() == tokenizer.decode(expected, skip_special_tokens=True).split()
+    assert len(pieces) > 1
+    assert "".join(pieces) == text
+
+
+def test_stops_at_the_end_token(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    first = greedy(model, [5], 1)[0]
+    model.generation_config.eos_token_id = [first, 30]
+    try:
+        assert generate(model, tokenizer, "w5", tokens=8).split() == [WORDS[first]]
+    finally:
+        model.generation_config.eos_token_id = 30
+
+
+def test_sampling_has_a_seed(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    state = torch.get_rng_state()
+    first, again, other = (generate(model, tokenizer, "w1", 12, sample=True, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_wrong_uses(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UsageError, match="no tokenizer"):
+        generate(model, None, "w1")
+    with pytest.raises(UsageError, match="no tokens"):
+        generate(model, tokenizer, "")
+    encoder = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16))
+    for module in (encoder, torch.nn.Linear(2, 2)):
+        with pytest.raises(UsageError, match="cannot generate text"):
+            generate(module, tokenizer, "w1")
