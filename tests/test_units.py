@@ -87,9 +87,7 @@ def test_an_interval_travels_as_json():
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
 def test_the_frontier_is_what_nothing_dominates(pairs):
     points = [point(*pair) for pair in pairs]
-    undominated = {
-        (r, d) for r, d in pairs if not any(a <= r and b <= d and (a, b) != (r, d) for a, b in pairs)
-    }
+    undominated = {(r, d) for r, d in pairs if not any(a <= r and b <= d and (a, b) != (r, d) for a, b in pairs)}
     assert [(p.rate, p.distortion.value) for p in units.frontier(points)] == sorted(undominated)
 
 

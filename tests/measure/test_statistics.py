@@ -13,8 +13,7 @@ from rarefy.measure import statistics
 def literal_bootstrap(blocks, resamples, seed):
     rng = np.random.default_rng(seed)
     means = sorted(
-        sum(blocks[i] for i in rng.integers(0, len(blocks), len(blocks))) / len(blocks)
-        for _ in range(resamples)
+        sum(blocks[i] for i in rng.integers(0, len(blocks), len(blocks))) / len(blocks) for _ in range(resamples)
     )
     return means[int(0.025 * (resamples - 1))], means[math.ceil(0.975 * (resamples - 1))]
 

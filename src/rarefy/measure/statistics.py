@@ -81,9 +81,7 @@ def block_bootstrap(
     return Interval(value, float(low), float(high))
 
 
-def paired_bootstrap(
-    blocks: ArrayLike, others: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
+def paired_bootstrap(blocks: ArrayLike, others: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Interval of ``mean(blocks) - mean(others)``, both measured on the same blocks in the same order.
 
     Args:
