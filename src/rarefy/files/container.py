@@ -87,7 +87,9 @@ class Reader:
         entries = self.files.entries
         other = next((name for name, e in entries.items() if e.dtype != "U8" or e.shape != (e.size,)), None)
         if other is not None:
-            raise FormatError(f"{self.files.file(other).path} is not an artifact's", f"tensor {other!r} is not a record")
+            raise FormatError(
+                f"{self.files.file(other).path} is not an artifact's", f"tensor {other!r} is not a record"
+            )
         if set(entries) == {ALL}:
             self._places = {name: (ALL, at, size) for name, at, size in self._contents(entries[ALL].size)}
         else:

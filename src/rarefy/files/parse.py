@@ -55,7 +55,9 @@ class _Reader:
     def head(self, size: int) -> Head:
         flags, version = divmod(self.cursor.varint(), 16)
         if version != VERSION or flags:
-            raise FormatError(f"record version {version} with flags {flags} is not known to this version", remedy=_NEWER)
+            raise FormatError(
+                f"record version {version} with flags {flags} is not known to this version", remedy=_NEWER
+            )
         shape, dtype = self.shape()
         node = self.node(0)
         called = tuple(names(node))
