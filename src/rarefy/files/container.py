@@ -90,10 +90,11 @@ class Reader:
             raise FormatError(
                 f"{self.files.file(other).path} is not an artifact's", f"tensor {other!r} is not a record"
             )
-        if set(entries) == {ALL}:
-            self._places = {name: (ALL, at, size) for name, at, size in self._contents(entries[ALL].size)}
-        else:
+        if not self.single:
+            self._expect_version()
             self._places = {name: (name, 0, entry.size) for name, entry in entries.items()}
+        else:
+            self._places = {name: (ALL, at, size) for name, at, size in self._contents(entries[ALL].size)}
         self.sizes = {name: size for name, (_, _, size) in self._places.items()}
 
     @property
@@ -138,6 +139,14 @@ class Reader:
     def close(self) -> None:
         """Close the files."""
         self.files.close()
+
+    def _expect_version(self) -> None:
+        for file in self.files.files.values():
+            version = file.metadata.get("rarefy")
+            if version is None:
+                raise FormatError(f"{file.path} is not an artifact's", "its metadata do not say rarefy")
+            if version != str(VERSION):
+                raise FormatError(f"{file.path} has version {version}", remedy="open it with a newer rarefy")
 
     def _contents(self, total: int) -> Iterator[tuple[str, int, int]]:
         """Names, offsets and sizes from the table at the start of the single layout's tensor."""
