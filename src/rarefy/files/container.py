@@ -73,6 +73,15 @@ def write(
     return (*files, INDEX)
 
 
+def holds_records(path: str | os.PathLike[str]) -> bool:
+    """Whether the weight files of a directory are records, in either layout. Raises as `TensorDirectory`."""
+    files = TensorDirectory(path)
+    try:
+        return set(files.entries) == {ALL} or "rarefy" in files.metadata
+    finally:
+        files.close()
+
+
 class Reader:
     """The records of an artifact; files stay on disk.
 
