@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rarefy.codes import Dense
-from rarefy.errors import UsageError
+from rarefy.errors import FormatError, UsageError
 from rarefy.skeletons import ModuleSkeleton, Skeleton
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Model:
     names: file key -> name in the module; keys that the module does not have are carried along and not here.
     source: what the weights were read from, for messages.
     history: what was done, oldest first.
+    sections: what an artifact's manifest said beyond that: calibration fingerprints, the original's size.
     """
 
     skeleton: Skeleton
@@ -61,20 +62,18 @@ class Model:
         names = skeleton.names(codes)
         wanted = skeleton.empty.state_dict(keep_vars=True)
         for key, name in names.items():
-            if tuple(codes[key].shape) != tuple(wanted[name].shape):
-                from rarefy.errors import FormatError
-
+            if shape_of(codes, key) != tuple(wanted[name].shape):
                 raise FormatError(
-                    f"{key} has shape {list(codes[key].shape)}, the network wants {list(wanted[name].shape)}",
+                    f"{key} has shape {list(shape_of(codes, key))}, the network wants {list(wanted[name].shape)}",
                     remedy="check that the weights belong to this config or factory",
                 )
         owners: dict[str, str] = {}
         for key, name in sorted(names.items(), key=lambda item: item[1] in skeleton.ties):
             owners.setdefault(skeleton.ties.get(name, name), key)
         aliases = {key for key, name in names.items() if owners[skeleton.ties.get(name, name)] != key}
-        kept = {key: code for key, code in codes.items() if key not in aliases}
-        names = {key: name for key, name in names.items() if key in kept}
-        return cls(skeleton, MappingProxyType(kept), MappingProxyType(dict(dtypes)), names, source, **more)
+        kept = LazyCodes.selected(codes, [key for key in codes if key not in aliases])
+        names = {key: name for key, name in names.items() if key not in aliases}
+        return cls(skeleton, kept, MappingProxyType(dict(dtypes)), names, source, **more)
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Model:
@@ -111,7 +110,7 @@ class Model:
         unknown = set(new) - set(self.codes)
         if unknown:
             raise UsageError(f"the model has no tensor {min(unknown)}")
-        return replace(self, codes=MappingProxyType({**self.codes, **new}), history=(*self.history, step))
+        return replace(self, codes=ChainMap(dict(new), self.codes), history=(*self.history, step))  # type: ignore[arg-type]
 
     def tensors(
         self, names: list[str], device: str = "cpu", dtype: torch.dtype | None = None
@@ -132,6 +131,37 @@ class Model:
             made[alias] = made[owner]
         module.load_state_dict(made, assign=True)
         return retie(module, self.skeleton.ties).to(device).eval()
+
+
+class LazyCodes(Mapping[str, "Code"]):
+    """Codes that are read when asked for and not kept: a network's codes need not be in memory together."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], Code]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._loaders, self.shapes = loaders, shapes
+
+    @classmethod
+    def selected(cls, codes: Mapping[str, Code], keys: Iterable[str]) -> LazyCodes:
+        """Some of the codes of another mapping."""
+        keys = list(keys)
+        return cls({k: (lambda k=k: codes[k]) for k in keys}, {k: shape_of(codes, k) for k in keys})
+
+    def __getitem__(self, key: str) -> Code:
+        return self._loaders[key]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+
+def shape_of(codes: Mapping[str, Code], key: str) -> tuple[int, ...]:
+    """The shape of one of the codes, without reading it where that can be known."""
+    if isinstance(codes, LazyCodes):
+        return tuple(codes.shapes[key])
+    if isinstance(codes, ChainMap):
+        return next(shape_of(part, key) for part in codes.maps if key in part)
+    return tuple(codes[key].shape)
 
 
 def retie(module: nn.Module, ties: Mapping[str, str]) -> nn.Module:
@@ -180,8 +210,3 @@ def _dense(tensor: torch.Tensor, name: str) -> Dense:
         tensor = tensor.contiguous().view(torch.uint8)
     raw = tensor.numpy().view(dtype.raw)
     return Dense(lambda: raw, tuple(raw.shape), dtype)
-
-
-def numel(shape: tuple[int, ...]) -> int:
-    """Elements of a shape."""
-    return math.prod(shape)

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rarefy.errors import FormatError, RarefyError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import torch
     from torch import nn
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".ot"}
@@ -153,6 +155,39 @@ class TransformersSkeleton(Skeleton):
         except Exception as error:
             raise FormatError(f"{self.architecture} cannot be built from config.json", str(error)) from error
         return module.eval()
+
+
+class GGUFSkeleton(TransformersSkeleton):
+    """A network in a GGUF file, by transformers' reader: config and tokenizer are made from the file's metadata."""
+
+    @classmethod
+    def at(cls, path: Path) -> tuple[GGUFSkeleton, dict[str, torch.Tensor]]:  # type: ignore[override]
+        """The skeleton and the dequantized weights, float32, by module name. Raises FormatError."""
+        import torch
+        import transformers
+
+        try:
+            network = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32
+            )
+            config = json.loads(network.config.to_json_string(use_diff=False))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except ImportError as error:
+            raise RarefyError(f"{path} cannot be read", str(error), "pip install 'rarefy[gguf]'") from None
+        except Exception as error:
+            raise FormatError(f"{path} cannot be read as GGUF", f"{type(error).__name__}: {error}") from error
+        config["architectures"] = [type(network).__name__]
+        config["dtype"] = "float32"
+        for key in ("quantization_config", "_name_or_path", "transformers_version"):
+            config.pop(key, None)
+        skeleton = cls(config, None)
+        # The folder of tokenizer files lives as long as the skeleton.
+        skeleton._held = tempfile.TemporaryDirectory(prefix="rarefy-gguf-")
+        skeleton.folder = Path(skeleton._held.name)
+        tokenizer.save_pretrained(skeleton.folder)
+        return skeleton, network.state_dict()
+
+    _held: tempfile.TemporaryDirectory[str]
 
 
 class FactorySkeleton(Skeleton):
