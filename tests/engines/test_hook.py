@@ -61,10 +61,23 @@ def test_import_is_light() -> None:
 
 
 def test_import_alone_makes_from_pretrained_work(artifact: Path) -> None:
-    for order in ("import rarefy" + OPEN, "import transformers.quantizers\nimport rarefy" + OPEN):
-        done = run(order, artifact)
+    orders = ["import rarefy", "import transformers.quantizers\nimport rarefy", "import rarefy, rarefy.engines.plugin"]
+    for order in orders:
+        done = run(order + OPEN, artifact)
         assert done.returncode == 0, done.stderr
         assert float(done.stdout) == 16 * 0.25
+
+
+def test_the_plug_in_may_be_imported_first() -> None:
+    code = (
+        "from rarefy.engines import hook; hook.install()\n"
+        "import rarefy.engines.plugin\n"
+        "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING\n"
+        "assert 'rarefy' in AUTO_QUANTIZER_MAPPING"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
 
 
 def test_without_rarefy_transformers_refuses(artifact: Path) -> None:

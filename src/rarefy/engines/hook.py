@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REGISTRY = "transformers.quantizers.auto"
 
 _log = logging.getLogger("rarefy")
-_lock = threading.RLock()
+_lock = threading.Lock()
 
 
 def install() -> None:
@@ -38,13 +38,11 @@ def install() -> None:
 def register(registry: ModuleType) -> None:
     """Enter Rarefy into `registry` (transformers.quantizers.auto) once. What goes wrong is logged, never raised."""
     try:
-        with _lock:
-            from rarefy.engines.plugin import RarefyConfig, RarefyQuantizer
-
-            if "rarefy" not in registry.AUTO_QUANTIZATION_CONFIG_MAPPING:
-                registry.register_quantization_config("rarefy")(RarefyConfig)
-            if "rarefy" not in registry.AUTO_QUANTIZER_MAPPING:
-                registry.register_quantizer("rarefy")(RarefyQuantizer)
+        plugin = importlib.import_module("rarefy.engines.plugin")
+        enter = getattr(plugin, "register", None)
+        # None when the plug-in was imported first and imports the registry only now: it registers at its own end.
+        if enter is not None:
+            enter(registry)
     except Exception as error:  # noqa: BLE001 - someone else's import must not fail for our sake
         _log.warning("this transformers cannot open Rarefy artifacts: %s; install transformers 5.21 or newer", error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -24,7 +26,11 @@ from rarefy.engines.tensors import TORCH, tensor
 from rarefy.errors import FormatError, RarefyError, UsageError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from transformers import PreTrainedModel
+
+_lock = threading.Lock()
 
 VERSION = 1
 """The newest `version` of an artifact that this plug-in opens."""
@@ -214,3 +220,15 @@ def _without_decoding(conversions: list[Any] | None) -> list[Any] | None:
         if isinstance(conversion, WeightConverter):
             conversion.operations = [step for step in conversion.operations if not isinstance(step, Decode)]
     return [conversion for conversion in conversions if getattr(conversion, "operations", True)]
+
+
+def register(registry: ModuleType) -> None:
+    """Enter Rarefy into `registry`, which is transformers.quantizers.auto, unless it is there."""
+    with _lock:
+        if "rarefy" not in registry.AUTO_QUANTIZATION_CONFIG_MAPPING:
+            registry.register_quantization_config("rarefy")(RarefyConfig)
+        if "rarefy" not in registry.AUTO_QUANTIZER_MAPPING:
+            registry.register_quantizer("rarefy")(RarefyQuantizer)
+
+
+register(auto)
