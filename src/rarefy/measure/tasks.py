@@ -70,8 +70,9 @@ class Language:
         return _logits(_read(network, ids, use_cache=False) if caches else _read(network, ids))
 
     def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
-        targets = torch.from_numpy(self.data.ids[rows, 1:]).to(outputs.device)
-        return {"nll": negative_log_likelihood(outputs[:, :-1], targets).double().mean(1)}
+        # The last position predicts nothing, but to slice it off first would copy all logits.
+        targets = torch.from_numpy(np.roll(self.data.ids[rows], -1, axis=1)).to(outputs.device)
+        return {"nll": negative_log_likelihood(outputs, targets)[:, :-1].double().mean(1)}
 
 
 @dataclass(frozen=True)
