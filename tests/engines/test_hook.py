@@ -61,16 +61,13 @@ def test_import_is_light() -> None:
 
 
 def test_import_alone_makes_from_pretrained_work(artifact: Path) -> None:
-    orders = ["import rarefy", "import transformers.quantizers\nimport rarefy", "import rarefy, rarefy.engines.plugin"]
-    for order in orders:
-        done = run(order + OPEN, artifact)
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout) == 16 * 0.25
+    done = run("import rarefy" + OPEN, artifact)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == 16 * 0.25
 
 
 def test_the_plug_in_may_be_imported_first() -> None:
     code = (
-        "from rarefy.engines import hook; hook.install()\n"
         "import rarefy.engines.plugin\n"
         "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING\n"
         "assert 'rarefy' in AUTO_QUANTIZER_MAPPING"

@@ -192,6 +192,8 @@ class Decode(ConversionOps):
         from rarefy.files import record as records
 
         try:
+            if record.dtype != torch.uint8 or record.dim() != 1:
+                raise FormatError("its tensor is not a record")
             coded = record.cpu()
             code, dtype = records.decode(coded.numpy().data, threads=torch.get_num_threads())
             values = tensor(code, self.dtype or TORCH[dtype])
