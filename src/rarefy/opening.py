@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rarefy.errors import FormatError, UsageError
 from rarefy.files import manifest
-from rarefy.files.container import Reader
+from rarefy.files.container import Reader, holds_records
 from rarefy.files.directory import TensorDirectory
 from rarefy.model import LazyCodes, Model, Step, dense_codes
 from rarefy.skeletons import FactorySkeleton, GGUFSkeleton, ModuleSkeleton, Skeleton, TransformersSkeleton
@@ -50,7 +50,7 @@ def open_model(source: str | Path | nn.Module, *, module: nn.Module | None = Non
 def is_artifact(path: Path) -> bool:
     """Whether the weights of a directory are records that Rarefy wrote. Raises FormatError when they are damaged."""
     has_weights = path.is_dir() and (any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")))
-    return has_weights and "rarefy" in TensorDirectory(path).metadata
+    return has_weights and holds_records(path)
 
 
 def _directory(path: Path) -> Model:
