@@ -52,7 +52,7 @@ def _at_rest(
 ) -> Visited:
     """One segment of a walk that needs no data."""
     step = f"{name}-{i:04d}"
-    with evidence.progress.task(f"{name}: {segments.names[i]}", len(segments), i) as advance:
+    with evidence.progress.task(f"coding {segments.names[i]}", len(segments), i) as advance:
         made = evidence.journal.load(step)
         if made is None:
             made = visit(_sites(model, segments, i, {}))
@@ -107,11 +107,13 @@ class _Walk:
     def run(self) -> list[Visited]:
         import torch
 
+        # Each segment runs every batch twice: as it was, and as it was coded.
+        passes = 2 * len(self.batches)
         with torch.no_grad():
             made = self._resume()
             for i in range(len(made), len(self.segments)):
                 with self.evidence.progress.task(
-                    f"{self.name}: {self.segments.names[i]}", 2 * len(self.batches) * len(self.segments), i
+                    f"coding {self.segments.names[i]}", passes * len(self.segments), passes * i
                 ) as advance:
                     made.append(self._segment(i, advance))
         return made
