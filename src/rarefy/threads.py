@@ -19,6 +19,7 @@ def cores() -> int:
 @contextlib.contextmanager
 def numerical_threads(threads: int | None) -> Iterator[int]:
     """Every numerical library uses `threads` threads (default: the cores) inside the block; yields the number."""
+    import scipy.linalg  # noqa: F401 - brings a BLAS of its own, and only a library that is loaded can be limited
     import torch
 
     count = cores() if threads is None else threads
