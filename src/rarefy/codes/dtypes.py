@@ -81,7 +81,7 @@ def to_float32(raw: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
     else:
         with np.errstate(over="ignore"):
             values = raw.astype(np.float32)
-    return values
+    return np.asarray(values)  # NumPy's operators turn arrays without dimensions into scalars
 
 
 def from_float32(values: NDArray[np.float32], dtype: DType) -> NDArray[Any]:

@@ -120,9 +120,17 @@ class Grid(Code):
         symbols = (self.q - self._spread(self.zero_points())) & top
         yield Stream("values", symbols if keep is None else symbols[keep.reshape(self.q.shape)])
 
+    @staticmethod
+    def _settings(node: Node) -> tuple[int, ...]:
+        expect(len(node.settings) == 4 and len(node.children) == 1, "a grid needs four settings and a scale")
+        expect(node.children[0].kind == Dense.KIND, "a grid's scale is dense")
+        bits, group, affine, whole = node.settings
+        expect(1 <= bits <= 8 and group >= 1 and affine in (0, 1) and whole in (0, 1), "a grid's settings are off")
+        return node.settings
+
     @classmethod
     def names(cls, node: Node) -> Iterator[str]:
-        expect(len(node.settings) == 4 and len(node.children) == 1, "a grid needs four settings and a scale")
+        cls._settings(node)
         yield from names(node.children[0], "scale")
         if node.settings[2] == AFFINE:
             yield "zero"
@@ -130,15 +138,12 @@ class Grid(Code):
 
     @classmethod
     def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Grid:
-        expect(len(node.settings) == 4 and len(node.children) == 1, "a grid needs four settings and a scale")
-        bits, group, affine, whole = node.settings
-        expect(1 <= bits <= 8 and group >= 1 and affine in (0, 1) and whole in (0, 1), "a grid's settings are off")
+        bits, group, affine, whole = cls._settings(node)
         out, columns = matrix(shape)
         groups = max(1, -(-columns // group))
         expect(not whole or groups == 1, "a grid with one scale has one group")
         rows = (1 if whole else out, groups)
         scale = read_code(rows, node.children[0], source)
-        expect(isinstance(scale, Dense), "a grid's scale is dense")
         assert isinstance(scale, Dense)
         top = np.uint8((1 << bits) - 1)
         zero = source.next(rows[0] * rows[1]).reshape(rows) if affine else None

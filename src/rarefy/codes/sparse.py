@@ -27,7 +27,7 @@ class Sparse(Code):
     KIND: ClassVar[int] = 2
 
     def __init__(self, keep: NDArray[np.bool_], inner: Code) -> None:
-        self.keep, self.inner, self.shape = keep, inner, inner.shape
+        self.keep, self.inner, self.shape = np.asarray(keep), inner, inner.shape
 
     def rebuild(self, free: Mapping[str, Array]) -> Array:
         dense = self.inner.rebuild(free)
