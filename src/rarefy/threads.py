@@ -18,7 +18,11 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def numerical_threads(threads: int | None) -> Iterator[int]:
-    """Every numerical library uses `threads` threads (default: the cores) inside the block; yields the number."""
+    """Fix the threads of numerical libraries inside the block to `threads` (default: the cores); yields the number.
+
+    torch, which does the large products, uses them all. NumPy's BLAS keeps to one: it is left with vectors, where
+    waking a second thread costs more than it brings, and ruins everything on a busy machine.
+    """
     import scipy.linalg  # noqa: F401 - brings a BLAS of its own, and only a library that is loaded can be limited
     import torch
 
@@ -28,7 +32,7 @@ def numerical_threads(threads: int | None) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        with threadpool_limits(count):
+        with threadpool_limits(1, user_api="blas"):
             yield count
     finally:
         torch.set_num_threads(before)

@@ -52,7 +52,9 @@ class Moment:
 
     def energy(self, w: NDArray[np.float32]) -> float:
         """E |W x|^2 = tr(W S W^T) of a matrix (out, in)."""
-        return float(np.einsum("ij,ij->", w @ self.s, w, dtype=np.float64))
+        from rarefy.maths.linalg import quadratic
+
+        return quadratic(w, self.s)
 
 
 class MomentGatherer:

@@ -38,7 +38,11 @@ def fit(low: Floats, high: Floats, bits: int, *, symmetric: bool, scale_dtype: s
 
 def to_grid(w: Floats, s: Floats, z: Floats, bits: int) -> Floats:
     """q: the nearest level of each weight, float32 integers."""
-    return np.clip(np.rint(w / s) + z, 0, (1 << bits) - 1)
+    q = w / s
+    np.rint(q, out=q)
+    q += z
+    np.maximum(q, np.float32(0), out=q)
+    return np.minimum(q, np.float32((1 << bits) - 1), out=q)
 
 
 def group_ranges(w: Floats, group: int) -> tuple[Floats, Floats]:

@@ -1,11 +1,10 @@
-"""Factorizations of second moments."""
+"""Factorizations and products on the scale of a layer: float64 factors, all threads (torch), NumPy in and out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
 from rarefy.errors import RarefyError
 
@@ -19,11 +18,32 @@ def inverse_factor(s: NDArray[np.float64]) -> NDArray[np.float64]:
     From the reversed Cholesky factor S = R R^T with R upper: U = R^-1, which needs no explicit inverse of S.
     Raises RarefyError when S is not positive definite.
     """
-    try:
-        r = cholesky(s[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
-    except np.linalg.LinAlgError:
-        raise RarefyError("a second moment is not positive definite", remedy="raise the damping") from None
-    return solve_triangular(r, np.eye(len(s)), lower=False, check_finite=False)
+    import torch
+
+    reversed_s = torch.from_numpy(np.ascontiguousarray(s[::-1, ::-1]))
+    lower, failed = torch.linalg.cholesky_ex(reversed_s)
+    if int(failed):
+        raise RarefyError("a second moment is not positive definite", remedy="raise the damping")
+    r = lower.flip(0, 1)
+    u: NDArray[np.float64] = torch.linalg.solve_triangular(r, torch.eye(len(s), dtype=r.dtype), upper=True).numpy()
+    return u
+
+
+def quadratic(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
+    """tr(W S W^T) for W (out, in) and S (in, in)."""
+    import torch
+
+    rows = torch.from_numpy(w)
+    return float((rows @ torch.from_numpy(s)).mul_(rows).sum(dtype=torch.float64))
+
+
+def subtract_product(
+    c: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]
+) -> None:
+    """c -= a^T b in place, for a (k, m), b (k, n), c (m, n)."""
+    import torch
+
+    torch.from_numpy(c).addmm_(torch.from_numpy(a).T, torch.from_numpy(b), alpha=-1)
 
 
 def damped(s: NDArray[np.float64], damping: float) -> NDArray[np.float64]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rarefy.maths.linalg import subtract_product
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,18 +48,20 @@ def round_sequentially(w: Floats, u: Floats, rounder: Rounder, *, block: int, op
     rest = np.ascontiguousarray(w.T, np.float32)
     rounded = np.empty_like(rest)
     columns = len(rest)
+    reciprocal = np.float32(1) / np.diagonal(u)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         if opener is not None:
             opener(start, rest[start:])
         errors = np.empty((stop - start, rest.shape[1]), np.float32)
+        within = np.ascontiguousarray(u[start:stop, start:stop].T)
         for i in range(start, stop):
             column = rest[i]
             if i > start:
-                column = column - u[start:i, i] @ errors[: i - start]
+                column = column - within[i - start, : i - start] @ errors[: i - start]
             rounded[i] = rounder(i, column)
             np.subtract(column, rounded[i], out=errors[i - start])
-            errors[i - start] *= np.float32(1) / u[i, i]
+            errors[i - start] *= reciprocal[i]
         if stop < columns:
-            rest[stop:] -= u[start:stop, stop:].T @ errors
+            subtract_product(rest[stop:], u[start:stop, stop:], errors)
     return np.ascontiguousarray(rounded.T)

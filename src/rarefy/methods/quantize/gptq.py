@@ -42,21 +42,22 @@ class GPTQ(PerTensor):
         group = self.group or columns
         order = np.argsort(-np.diagonal(moment.s), kind="stable") if self.act_order else None
         u = moment.factor(self.damping, order)
-        s, z = self._fit(*affine.group_ranges(w, group))
-        q = np.empty(w.shape, np.uint8)
+        # A row per group and per column: the rounding takes column after column.
+        s, z = (np.ascontiguousarray(part.T) for part in self._fit(*affine.group_ranges(w, group)))
+        q = np.empty((columns, w.shape[0]), np.uint8)
 
         def open_group(start: int, rest: NDArray[np.float32]) -> None:
             if start % group == 0:
                 own = rest[:group]
-                s[:, start // group], z[:, start // group] = self._fit(own.min(axis=0), own.max(axis=0))
+                s[start // group], z[start // group] = self._fit(own.min(axis=0), own.max(axis=0))
 
         def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
             j = i if order is None else order[i]
-            scale, zero = s[:, j // group], z[:, j // group]
+            scale, zero = s[j // group], z[j // group]
             level = affine.to_grid(column, scale, zero, self.bits)
             if keep is not None:
                 level = np.where(keep[:, j], level, zero)
-            q[:, j] = level
+            q[j] = level
             return (level - zero) * scale
 
         round_sequentially(
@@ -67,9 +68,9 @@ class GPTQ(PerTensor):
             opener=open_group if order is None else None,
         )
         return Grid(
-            q,
-            Dense.of(s, self.scale),
-            None if self.symmetric else z.astype(np.uint8),
+            np.ascontiguousarray(q.T),
+            Dense.of(s.T, self.scale),
+            None if self.symmetric else np.ascontiguousarray(z.T).astype(np.uint8),
             bits_per_symbol=self.bits,
             group=group,
             shape=site.shape,
