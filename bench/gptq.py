@@ -51,9 +51,7 @@ class Contestant:
         if not out.exists():
             with whole(out) as work:
                 print(f"running {self.name}", file=sys.stderr)
-                subprocess.run(
-                    [*self.command, model, tokens, work], check=True, stdout=sys.stderr
-                )
+                subprocess.run([*self.command, model, tokens, work], check=True, stdout=sys.stderr)
         return out
 
 
@@ -61,16 +59,12 @@ def peer(python: str, dtype: str, actorder: str = "none") -> Contestant:
     """llm-compressor in its own environment."""
     name = f"llmcompressor-{dtype}" + (f"-{actorder}" if actorder != "none" else "")
     script = str(HERE / "peers" / "llmcompressor_gptq.py")
-    return Contestant(
-        name, (python, script, "--dtype", dtype, "--actorder", actorder, "--batch", "4")
-    )
+    return Contestant(name, (python, script, "--dtype", dtype, "--actorder", actorder, "--batch", "4"))
 
 
 def ours() -> Contestant:
     """Rarefy, in the environment that runs this file."""
-    return Contestant(
-        "rarefy", (sys.executable, str(HERE / "peers" / "rarefy_gptq.py"))
-    )
+    return Contestant("rarefy", (sys.executable, str(HERE / "peers" / "rarefy_gptq.py")))
 
 
 # ---- text
@@ -81,17 +75,11 @@ def blocks(path: Path, model: Path, count: int) -> Array:
     from transformers import AutoTokenizer
 
     with lzma.open(path, "rt", encoding="utf-8") as f:
-        ids = np.array(
-            AutoTokenizer.from_pretrained(model)(f.read())["input_ids"], np.int64
-        )
+        ids = np.array(AutoTokenizer.from_pretrained(model)(f.read())["input_ids"], np.int64)
     there = len(ids) // LENGTH
     if there < count:
-        raise ValueError(
-            f"{path.name} has {there} blocks of {LENGTH} tokens, {count} were asked for"
-        )
-    return ids[: there * LENGTH].reshape(there, LENGTH)[
-        np.arange(count) * there // count
-    ]
+        raise ValueError(f"{path.name} has {there} blocks of {LENGTH} tokens, {count} were asked for")
+    return ids[: there * LENGTH].reshape(there, LENGTH)[np.arange(count) * there // count]
 
 
 def token_file(cache: Path, name: str, path: Path, model: Path, count: int) -> Path:
@@ -111,18 +99,14 @@ def refuse_overlap(calibration: Array, evaluation: Array) -> None:
         return {gram.tobytes() for row in rows for gram in row}
 
     if shared := len(grams(calibration) & grams(evaluation)):
-        raise ValueError(
-            f"calibration and evaluation text share {shared} runs of {NGRAM} tokens"
-        )
+        raise ValueError(f"calibration and evaluation text share {shared} runs of {NGRAM} tokens")
 
 
 # ---- distortion
 
 
 @torch.inference_mode()
-def divergences(
-    original: Path, copies: list[Path], ids: Array, batch: int = 2
-) -> Array:
+def divergences(original: Path, copies: list[Path], ids: Array, batch: int = 2) -> Array:
     """KL(original || copy) in nats per token, the mean of each block: float64 [copies, blocks]."""
     from transformers import AutoModelForCausalLM
 
@@ -135,16 +119,12 @@ def divergences(
         p = log_p.exp()
         for row, other in zip(kl, others, strict=True):
             log_q = other(tokens).logits.log_softmax(-1)
-            row[start : start + batch] = (
-                log_p.sub(log_q).mul_(p).sum(-1).double().mean(1).numpy()
-            )
+            row[start : start + batch] = log_p.sub(log_q).mul_(p).sum(-1).double().mean(1).numpy()
         print(f"evaluated {start + len(tokens)}/{len(ids)} blocks", file=sys.stderr)
     return kl
 
 
-def kept_divergences(
-    cache: Path, original: Path, copies: list[Path], ids: Array
-) -> list[Array]:
+def kept_divergences(cache: Path, original: Path, copies: list[Path], ids: Array) -> list[Array]:
     """`divergences`, each copy's row kept beside it once computed."""
     files = [cache / f"kl-{copy.name}-{len(ids)}" / "blocks.npy" for copy in copies]
     missing = [i for i, file in enumerate(files) if not file.exists()]
@@ -169,11 +149,7 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in lines
-            if line.startswith("model name")
-        ),
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
         platform.machine(),
     )
     return {
@@ -195,13 +171,9 @@ def compare(
     model = smollm2(cache)
     work = cache / "gptq"
     calibration = token_file(work, "calibration", text("exl3cal_wiki"), model, samples)
-    ids = np.load(
-        token_file(work, "evaluation", text("wikitext2-raw.test"), model, count)
-    )
+    ids = np.load(token_file(work, "evaluation", text("wikitext2-raw.test"), model, count))
     refuse_overlap(np.load(calibration), ids)
-    copies = [
-        c.run(model, calibration, work / f"{c.name}-{samples}") for c in contestants
-    ]
+    copies = [c.run(model, calibration, work / f"{c.name}-{samples}") for c in contestants]
     kl = dict(
         zip(
             (c.name for c in contestants),
@@ -218,9 +190,7 @@ def compare(
     }
     names = list(kl)
     differences = {
-        f"{a} - {b}": figures(paired_bootstrap(kl[a], kl[b]))
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
+        f"{a} - {b}": figures(paired_bootstrap(kl[a], kl[b])) for i, a in enumerate(names) for b in names[i + 1 :]
     }
     what = {
         "network": "SmolLM2-135M-Instruct off its grid",
@@ -249,32 +219,22 @@ def main() -> None:
     )
     parser.add_argument("--no-ours", action="store_true", help="run the peer alone")
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument(
-        "--samples", type=int, default=128, help="calibration blocks of 512 tokens"
-    )
-    parser.add_argument(
-        "--blocks", type=int, default=64, help="evaluation blocks of 512 tokens"
-    )
+    parser.add_argument("--samples", type=int, default=128, help="calibration blocks of 512 tokens")
+    parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of 512 tokens")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gptq.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     contestants = [] if asked.no_ours else [ours()]
     if asked.peer_python:
         settings = (("float32", "none"), ("bfloat16", "none"), ("float32", "static"))
-        contestants += [
-            peer(asked.peer_python, dtype, actorder) for dtype, actorder in settings
-        ]
-    results = compare(
-        contestants, asked.cache.resolve(), asked.samples, asked.blocks, text_file
-    )
+        contestants += [peer(asked.peer_python, dtype, actorder) for dtype, actorder in settings]
+    results = compare(contestants, asked.cache.resolve(), asked.samples, asked.blocks, text_file)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(results, indent=1) + "\n")
     for name, row in results["contestants"].items():
         kl = row["kl"]
         cost = f"{row['gptq_wall_s']:.0f} s wall, {row['gptq_processor_s']:.0f} s processor"
-        print(
-            f"{name}: KL {kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}], {cost}"
-        )
+        print(f"{name}: KL {kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}], {cost}")
 
 
 if __name__ == "__main__":

@@ -32,24 +32,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 GROUP = 64
 
 
-def gptq(
-    model: PreTrainedModel, tokens: np.ndarray, actorder: str | None, batch: int
-) -> None:
+def gptq(model: PreTrainedModel, tokens: np.ndarray, actorder: str | None, batch: int) -> None:
     """Quantize in place; `tokens` is int [samples, length]."""
-    weights = QuantizationArgs(
-        num_bits=4, type="int", symmetric=False, strategy="group", group_size=GROUP
-    )
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=GROUP)
     modifier = GPTQModifier(
-        config_groups={
-            "group_0": QuantizationScheme(targets=["Linear"], weights=weights)
-        },
+        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
         ignore=["lm_head"],
         actorder=actorder,
         dampening_frac=0.01,
     )
-    samples = Dataset.from_dict(
-        {"input_ids": tokens.tolist(), "attention_mask": np.ones_like(tokens).tolist()}
-    )
+    samples = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": np.ones_like(tokens).tolist()})
     oneshot(
         model=model,
         dataset=samples,
@@ -68,9 +60,7 @@ def dense(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, fl
     a bfloat16 model, as a kernel that reads codes and scales would. `worst_off_grid` is the largest distance to that
     grid in steps: far below 1/2 if the codes are indeed the peer's.
     """
-    state = {
-        name: tensor.detach().float() for name, tensor in model.state_dict().items()
-    }
+    state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
     count, worst = 0, 0.0
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
@@ -101,9 +91,7 @@ def packed_bytes(model: PreTrainedModel) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
-    parser.add_argument(
-        "tokens", type=Path, help=".npy of int token ids [samples, length]"
-    )
+    parser.add_argument("tokens", type=Path, help=".npy of int token ids [samples, length]")
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--actorder", default="none", choices=["none", "static"])
@@ -113,9 +101,7 @@ def main() -> None:
     meter = Meter()
     torch.set_num_threads(asked.threads)
     with meter.part("load"):
-        model = AutoModelForCausalLM.from_pretrained(
-            asked.model, dtype=getattr(torch, asked.dtype)
-        )
+        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
     tokens = np.load(asked.tokens)
     with meter.part("gptq"):
         gptq(

@@ -130,5 +130,3 @@ def _coded(skeleton: Skeleton, reader: Reader, sections: dict[str, Any], source:
         raise FormatError(f"{source}: the manifest's history cannot be read", str(error)) from None
     kept = {key: sections[key] for key in ("calibration", "original") if key in sections}
     return Model.of(skeleton, codes, dtypes, source, history=history, sections=kept)
-
-

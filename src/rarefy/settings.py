@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import sys
 import types
@@ -21,7 +22,7 @@ def fields(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """Name -> (field, resolved type) of a dataclass; class variables, whose types may not be importable, stay out."""
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        own = {f.name: f.type for f in dataclasses.fields(kind) if f.name in base.__dict__.get("__annotations__", {})}
+        own = {f.name: f.type for f in dataclasses.fields(kind) if f.name in inspect.get_annotations(base)}
         names = vars(sys.modules[base.__module__])
         hints |= typing.get_type_hints(types.SimpleNamespace(__annotations__=own), names)
     return {f.name: (f, hints[f.name]) for f in dataclasses.fields(kind)}

@@ -36,7 +36,7 @@ class Bytes:
 
     def checksum(self) -> None:
         covered = self.data[: self.at]
-        if len(covered) < 256:
+        if len(covered) < 2048:
             assert int.from_bytes(self.take(2), "little") == binascii.crc_hqx(covered, 0xFFFF)
         else:
             assert int.from_bytes(self.take(4), "little") == zlib.crc32(covered)
@@ -63,9 +63,10 @@ def artifact(folder: Path) -> dict[str, bytes]:
 def table(data: bytes) -> dict[str, bytes]:
     b = Bytes(data)
     end = b.varint() + b.at
-    assert b.varint() == 1
+    v = b.varint()
+    assert v % 16 == 1
     names, before = [], b""
-    for _ in range(b.varint()):
+    for _ in range(v // 16):
         shared = b.varint()
         v = b.varint()
         before = before[:shared] + b.take(v // 8) + ENDINGS[v % 8].encode()
@@ -124,9 +125,9 @@ def record(data: bytes) -> tuple[np.ndarray, int]:
     """Values as float32 and the number of the type to restore."""
     b = Bytes(data)
     end = b.varint() + b.at
-    assert b.varint() == 1
     d = b.varint()
     dtype = d % 32
+    assert dtype != 31
     shape = tuple(b.varint() for _ in range(d // 32))
     tree = node(b)
     streams = []
@@ -154,9 +155,9 @@ def record(data: bytes) -> tuple[np.ndarray, int]:
 
 
 def node(b: Bytes) -> tuple:
-    kind, arity = b.varint(), b.varint()
-    settings = [b.varint() for _ in range(arity % 16)]
-    return kind, settings, [node(b) for _ in range(arity // 16)]
+    v = b.varint()
+    settings = [b.varint() for _ in range(v // 4 % 8)]
+    return v // 32, settings, [node(b) for _ in range(v % 4)]
 
 
 def decode(b: Bytes, coder: int, count: int, model: bytes, per: int, tiles: list) -> np.ndarray:

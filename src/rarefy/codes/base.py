@@ -124,9 +124,9 @@ def kinds() -> dict[int, type[Code]]:
     for info in pkgutil.iter_modules(codes.__path__):
         module = importlib.import_module(f"rarefy.codes.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Code) and value.__module__ == module.__name__:
-                if "KIND" in vars(value):
-                    found[value.KIND] = value
+            own = isinstance(value, type) and issubclass(value, Code) and value.__module__ == module.__name__
+            if own and "KIND" in vars(value):
+                found[value.KIND] = value
     return found
 
 

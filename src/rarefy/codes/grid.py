@@ -83,9 +83,7 @@ class Grid(Code):
         scale = free["scale"]
         steps = self.q.astype(np.float32) - self._spread(self.zero_points()).astype(np.float32)
         if not isinstance(scale, np.ndarray):
-            import torch
-
-            steps = torch.from_numpy(steps).to(scale.device)
+            steps = scale.new_tensor(steps)
         return (steps * self._spread(scale)).reshape(self.shape)
 
     def free(self) -> dict[str, Array]:

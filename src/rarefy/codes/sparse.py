@@ -33,9 +33,7 @@ class Sparse(Code):
         dense = self.inner.rebuild(free)
         if isinstance(dense, np.ndarray):
             return np.where(self.keep, dense, np.float32(0))
-        import torch
-
-        return torch.where(torch.from_numpy(self.keep).to(dense.device), dense, torch.zeros_like(dense))
+        return dense.where(dense.new_tensor(self.keep).bool(), dense.new_zeros(()))
 
     def free(self) -> dict[str, Array]:
         return self.inner.free()

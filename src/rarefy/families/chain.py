@@ -1,4 +1,4 @@
-"""Plain chains: an nn.Sequential, or any module whose layers run one after another; what else there is, is one segment."""
+"""Plain chains: an nn.Sequential, a segment a layer."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rarefy.skeletons import Skeleton
 
+
 class _Caught(Exception):
     """Raised by the last stand-in when what comes after the blocks is not wanted."""
 

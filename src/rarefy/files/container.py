@@ -170,10 +170,10 @@ class Reader:
         if checksum(table[:end]) != table[end:]:
             raise FormatError(f"{what} is damaged", "its checksum is wrong")
         cursor = Cursor(table[:end], what, cursor.at)
-        version = cursor.varint()
+        count, version = divmod(cursor.varint(), 16)
         if version != VERSION:
             raise FormatError(f"{what} has version {version}", remedy="open it with a newer rarefy")
-        names = read_names(cursor, cursor.varint())
+        names = read_names(cursor, count)
         sizes = [cursor.varint() for _ in names]
         offsets = list(accumulate(sizes, initial=start))
         if cursor.left or offsets[-1] != total:
@@ -210,7 +210,7 @@ class _Part:
 
 
 def _single(parts: list[tuple[str, _Part]]) -> Payload:
-    body = varint(VERSION) + varint(len(parts)) + write_names(name for name, _ in parts)
+    body = varint(VERSION + 16 * len(parts)) + write_names(name for name, _ in parts)
     body += b"".join(varint(part.size) for _, part in parts)
     table = varint(len(body)) + body
     table += checksum(table)

@@ -16,14 +16,16 @@ from rarefy.files.varint import varint
 if TYPE_CHECKING:
     from rarefy.codes import Node
 
-VERSION: Final = 1
+FLAGS: Final = 31
+"""In the place of an element type: flags follow that this version does not have."""
+
 RAW: Final = 0
 """The coder without a model, whose coded size is its number of symbols."""
 
 INLINE, COUNT = 1, 2
 """Flags of a stream: its coded bytes stand in the head; its number of symbols is written."""
 
-_SHORT: Final = 256
+_SHORT: Final = 2048
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,14 @@ def checksum_size(covered: int) -> int:
 
 
 def checksum(data: bytes | memoryview) -> bytes:
-    """Of a head: CRC-16 (CCITT, initial value 0xFFFF) of fewer than 256 bytes, CRC-32 of more; little-endian."""
+    """Of a head: CRC-16 (CCITT, initial value 0xFFFF) of fewer than 2,048 bytes, CRC-32 of more; little-endian."""
     value = binascii.crc_hqx(data, 0xFFFF) if len(data) < _SHORT else zlib.crc32(data)
     return value.to_bytes(checksum_size(len(data)), "little")
 
 
 def write_head(shape: tuple[int, ...], dtype: int, node: Node, streams: list[Tiles]) -> bytes:
     """The bytes of a head, checksum included. dtype: its number in files."""
-    body = bytearray(varint(VERSION))
-    body += varint(dtype + 32 * len(shape))
+    body = bytearray(varint(dtype + 32 * len(shape)))
     for size in shape:
         body += varint(size)
     _write_node(node, body)
@@ -111,9 +112,9 @@ def write_head(shape: tuple[int, ...], dtype: int, node: Node, streams: list[Til
 
 
 def _write_node(node: Node, out: bytearray) -> None:
-    if len(node.settings) > 15:
-        raise ValueError(f"code kind {node.kind} has more than 15 settings")
-    out += varint(node.kind) + varint(len(node.settings) + 16 * len(node.children))
+    if len(node.settings) > 7 or len(node.children) > 3:
+        raise ValueError(f"code kind {node.kind} has more than 7 settings or 3 codes inside")
+    out += varint(len(node.children) + 4 * len(node.settings) + 32 * node.kind)
     for value in node.settings:
         out += varint(value)
     for child in node.children:

@@ -51,7 +51,7 @@ def write(folder: str | os.PathLike[str], sections: Mapping[str, Any]) -> None:
     folder = Path(folder)
     taken = _OWN & set(sections)
     if taken:
-        raise ValueError(f"a section cannot be called {sorted(taken)[0]}")
+        raise ValueError(f"a section cannot be called {min(taken)}")
     files = {name: _measure(folder / name) for name in _files(folder) if name != FILE}
     content = {**sections, "files": files, "format": VERSION, "rarefy": importlib.metadata.version("rarefy")}
     write_json(folder / FILE, {**content, "digest": _digest(content)})

@@ -10,7 +10,7 @@ from rarefy.codes.dtypes import BY_NUMBER
 from rarefy.entropy import coders
 from rarefy.entropy.stream import TILE_SYMBOLS
 from rarefy.errors import FormatError
-from rarefy.files.head import COUNT, INLINE, RAW, VERSION, Head, Tiles, checksum, checksum_size
+from rarefy.files.head import COUNT, FLAGS, INLINE, RAW, Head, Tiles, checksum, checksum_size
 from rarefy.files.varint import Cursor
 
 MAX_ELEMENTS: Final = 1 << 48
@@ -53,11 +53,6 @@ class _Reader:
         self.coders = {coder.ID for coder in coders().values()}
 
     def head(self, size: int) -> Head:
-        flags, version = divmod(self.cursor.varint(), 16)
-        if version != VERSION or flags:
-            raise FormatError(
-                f"record version {version} with flags {flags} is not known to this version", remedy=_NEWER
-            )
         shape, dtype = self.shape()
         node = self.node(0)
         called = tuple(names(node))
@@ -72,6 +67,8 @@ class _Reader:
 
     def shape(self) -> tuple[tuple[int, ...], str]:
         dimensions, number = divmod(self.cursor.varint(), 32)
+        if number == FLAGS:
+            raise FormatError(f"record flags {dimensions} are not known to this version", remedy=_NEWER)
         if number not in BY_NUMBER:
             raise FormatError(f"element type {number} is not known to this version", remedy=_NEWER)
         if dimensions > MAX_DIMENSIONS:
@@ -85,12 +82,10 @@ class _Reader:
         self.nodes += 1
         if depth == MAX_DEPTH or self.nodes > MAX_NODES:
             raise FormatError(f"codes are nested deeper than {MAX_DEPTH} or more than {MAX_NODES}")
-        kind = self.cursor.varint()
+        kind, arity = divmod(self.cursor.varint(), 32)
         kind_of(Node(kind, ()))
-        children, settings = divmod(self.cursor.varint(), 16)
+        settings, children = divmod(arity, 4)
         values = tuple(self.cursor.varint() for _ in range(settings))
-        if children > self.cursor.left:
-            raise FormatError("the head ends early")
         return Node(kind, values, tuple(self.node(depth + 1) for _ in range(children)))
 
     def stream(self, before: int) -> Tiles:

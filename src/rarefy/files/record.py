@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INLINE_BYTES: Final = 256
+INLINE_BYTES: Final = 1024
 """Streams of fewer coded bytes stand in the head, under its checksum, instead of paying for their own."""
 
 DEFAULT_CODERS: Final = ("raw", "rans")

@@ -37,9 +37,7 @@ def quadratic(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
     return float((rows @ torch.from_numpy(s)).mul_(rows).sum(dtype=torch.float64))
 
 
-def subtract_product(
-    c: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]
-) -> None:
+def subtract_product(c: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
     """c -= a^T b in place, for a (k, m), b (k, n), c (m, n)."""
     import torch
 
