@@ -84,7 +84,7 @@ def test_golden_records_open_and_are_still_written(name: str) -> None:
 
 def test_exact_bytes() -> None:
     code = Dense.of(np.array([1, -2, 0.5], np.float32), "BF16")
-    data = bytes.fromhex("0e 01 20 03 00 01 01 01 7f 80 7e 01 00 01 00 cd 62")
+    data = bytes.fromhex("0c 20 03 04 01 01 7f 80 7e 01 00 01 00 67 7c")
     assert record.encode(code, "F32") == data
     same(code, read(data))
 
@@ -199,7 +199,7 @@ def test_newer_versions_say_so() -> None:
     st.booleans(),
 )
 def test_mutations_raise_format_errors_only(name: str, edits: list[tuple[int, int]], cut: int, mend: bool) -> None:
-    """Bytes changed and cut off anywhere; with `mend`, the head's checksum is made right again, as an attacker would."""
+    """Bytes changed and cut off; with `mend`, the head's checksum is made right again, as an attacker would."""
     if name == "tiles" and mend:
         return  # three million zeros are a legal reading of 48 bytes
     data = bytearray((golden.FOLDER / f"{name}.record").read_bytes())

@@ -102,7 +102,9 @@ def _choice(name: str | None) -> list[Coder]:
 
 def _encode_stream(symbols: NDArray[np.uint8], choice: Sequence[Coder], threads: int) -> tuple[Tiles, list[bytes]]:
     """A stream's place in the head, and its tiles, none when they stand in the head."""
-    best = min(choice, key=lambda c: c.estimate(symbols) / (_WORTH if c.ID != RAW else 1)) if symbols.size else choice[0]
+    best = (
+        min(choice, key=lambda c: c.estimate(symbols) / (_WORTH if c.ID != RAW else 1)) if symbols.size else choice[0]
+    )
     flat = symbols.reshape(-1)
     model = best.fit(symbols)
     step = max(1, min(best.tile_symbols(model, symbols), TILE_SYMBOLS))
