@@ -1,0 +1,170 @@
+"""`rarefy compress`: a network in, an artifact out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rarefy.cli.options import (
+    DATA,
+    HARDWARE,
+    OUTPUT,
+    Device,
+    DType,
+    Files,
+    Json,
+    Precision,
+    Seed,
+    Source,
+    Threads,
+    examples,
+)
+
+if TYPE_CHECKING:
+    from rarefy.model import Model
+    from rarefy.plan.compress import Result
+    from rarefy.recipe import Recipe
+
+RECIPE = "What is done (one of the two)"
+
+EXAMPLES = examples(
+    "rarefy compress SmolLM2-135M out -m quantize.gptq:bits=4,group=64",
+    "rarefy compress SmolLM2-135M out -m prune.magnitude:n=2,m=4 -m quantize.gptq --data notes.txt.xz",
+    "rarefy compress other-model other-out -r out/recipe.toml",
+    "rarefy compress nets:mlp@mlp.safetensors out -m quantize.rtn:bits=3 --exclude 'head*'",
+)
+
+
+def compress(
+    model: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.", show_default=False)],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "-r", "--recipe", metavar="FILE", help="A recipe in TOML.", rich_help_panel=RECIPE, show_default=False
+        ),
+    ] = None,
+    method: Annotated[
+        list[str],
+        typer.Option(
+            "-m",
+            "--method",
+            metavar="NAME:SETTINGS",
+            help="A method and its settings; repeatable, in order. `rarefy methods` lists them.",
+            rich_help_panel=RECIPE,
+            show_default=False,
+        ),
+    ] = [],
+    exclude: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave tensors whose name fits as they are; repeatable.",
+            rich_help_panel=RECIPE,
+            show_default=False,
+        ),
+    ] = [],
+    data: Files = [],
+    blocks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA)
+    ] = 64,
+    length: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)] = 512,
+    seed: Seed = 0,
+    threads: Threads = None,
+    device: Device = "cpu",
+    dtype: DType = Precision.float32,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where unfinished work is kept; OUT.work unless told.",
+            rich_help_panel=HARDWARE,
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take.", rich_help_panel=OUTPUT)
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compress a network into OUT, whole or not at all.
+
+    Killed at any moment, the same command goes on where it was. Finished, it answers "already done".
+    """
+    from rarefy.cli.session import opened, session
+    from rarefy.plan import compress as run
+    from rarefy.report.progress import showing
+
+    with session(threads, device), showing() as progress:
+        steps = _recipe(recipe, method)
+        network = opened(model, progress)
+        with progress.task("reading weights and data", 0):
+            pass
+        made = run.compress(
+            network,
+            out,
+            steps,
+            data=data,
+            blocks=blocks,
+            length=length,
+            seed=seed,
+            threads=threads,
+            device=device,
+            dtype=dtype.value,
+            exclude=exclude,
+            work_dir=work_dir,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if isinstance(made, run.Result):
+        _answer(model, network, made, json)
+    else:
+        _needs(made, json)
+
+
+def _recipe(file: Path | None, words: list[str]) -> Recipe:
+    """The recipe that one of -r and -m gives."""
+    from rarefy.errors import UsageError
+    from rarefy.methods import names
+    from rarefy.recipe import Recipe
+
+    if file is not None and words:
+        raise UsageError("-r and -m are both given", "a recipe says every method", "give one of the two")
+    if file is not None:
+        return Recipe.read(file)
+    if not words:
+        raise UsageError(
+            "nothing is said of what to do", remedy=f"give -r RECIPE.toml, or -m with one of {', '.join(names())}"
+        )
+    return Recipe.from_arguments(words)
+
+
+def _answer(source: str, network: Model, made: Result, json: bool) -> None:
+    from rarefy.files import manifest
+    from rarefy.plan.data import is_causal
+    from rarefy.report.compressed import Compressed
+    from rarefy.report.console import note, print_json, stdout
+
+    sections = manifest.read(made.out)
+    report = Compressed.of(source, made, sections, is_causal(network))
+    if json:
+        print_json(report.to_json())
+        return
+    if made.already:
+        note(f"already done: {made.out} was made from the same inputs by the same recipe")
+    stdout().print(report.table())
+
+
+def _needs(needs: Any, json: bool) -> None:
+    from rarefy.report.console import print_json
+    from rarefy.units import human
+
+    if json:
+        print_json({"memory": needs.memory, "disk": needs.disk})
+        return
+    typer.echo(f"about {human(needs.memory)} of memory and {human(needs.disk)} of disk; nothing was written")
+
+
+VERB = compress

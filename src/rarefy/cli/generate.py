@@ -1,0 +1,51 @@
+"""`rarefy generate`: let a language model go on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rarefy.cli.options import Device, DType, Precision, Seed, Source, Threads, examples
+
+EXAMPLES = examples(
+    'rarefy generate out "Once upon a time"',
+    'rarefy generate out "The capital of France" --tokens 20 --sample --seed 3',
+)
+
+
+def generate(
+    model: Source,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to go on from.", show_default=False)],
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens.")] = 64,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: DType = Precision.float32,
+    threads: Threads = None,
+) -> None:
+    """Continue a prompt with a language model; the text goes to stdout as it comes, without the prompt."""
+    from rarefy.cli.session import dtype_of, opened, session
+    from rarefy.engines.generate import generate as continued
+    from rarefy.plan.data import tokenizer_of
+    from rarefy.report.progress import showing
+
+    with session(threads, device):
+        with showing() as progress:
+            network = opened(model, progress)
+            tokenizer = tokenizer_of(network)
+            with progress.task("restoring weights", 0):
+                module = network.module(device, dtype_of(dtype.value))
+        if sys.stdout.isatty():
+            typer.secho(prompt, nl=False, dim=True, err=True)
+        continued(module, tokenizer, prompt, tokens, stream=_write, sample=sample, seed=seed)
+    _write("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+VERB = generate

@@ -1,0 +1,68 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HARDWARE = "Where and how it runs"
+OUTPUT = "What comes out"
+DATA = "Data"
+
+
+class Precision(str, Enum):
+    """Element types in which networks compute."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+NETWORK = "A directory, a .gguf, an artifact, or pkg.mod:factory[@weights.safetensors]."
+
+Source = Annotated[str, typer.Argument(metavar="MODEL", help=NETWORK, show_default=False)]
+
+Artifact = Annotated[Path, typer.Argument(metavar="OUT", help="What `compress` wrote.", show_default=False)]
+
+Files = Annotated[
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Text (plain, .xz or .gz; repeatable) or one .npz with arrays x and y. "
+        "Without it: part of Python's pydoc_data.topics, for networks that read text.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Numerical threads; all cores unless told.",
+        rich_help_panel=HARDWARE,
+        show_default=False,
+    ),
+]
+
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where it computes: cpu, cuda, cuda:1, mps.", rich_help_panel=HARDWARE)
+]
+
+DType = Annotated[
+    Precision, typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16.", rich_help_panel=HARDWARE)
+]
+
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.", rich_help_panel=HARDWARE)]
+
+
+def examples(*lines: str) -> str:
+    """Examples for the end of a verb's help, one a line."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

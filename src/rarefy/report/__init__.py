@@ -1,0 +1,1 @@
+"""What people read: sizes, tables and progress in a terminal."""

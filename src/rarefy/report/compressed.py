@@ -1,0 +1,128 @@
+"""What a compression says when it is done."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rarefy.files.container import Reader
+from rarefy.report import words
+from rarefy.units import bpw, human
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import RenderableType
+
+    from rarefy.plan.compress import Result
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A finished run.
+
+    source: what was compressed, as the user named it.
+    original: bytes of its tensors in their own element types.
+    sizes: bytes of each record of the artifact.
+    calibration: what the manifest says of the data.
+    generates: whether it is a language model.
+    """
+
+    source: str
+    made: Result
+    original: int
+    sizes: Mapping[str, int]
+    calibration: list[dict[str, Any]]
+    generates: bool
+
+    @classmethod
+    def of(cls, source: str, made: Result, sections: Mapping[str, Any], generates: bool) -> Compressed:
+        """From a run's result and the manifest that it wrote."""
+        reader = Reader(made.out)
+        try:
+            sizes = dict(reader.sizes)
+        finally:
+            reader.close()
+        return cls(source, made, sections["original"]["bytes"], sizes, sections.get("calibration", []), generates)
+
+    def to_json(self) -> dict[str, Any]:
+        """Result.to_json, and what was there before."""
+        data = [{"name": entry["name"], "shape": entry["shape"]} for entry in self.calibration]
+        return {**self.made.to_json(), "original": {"bytes": self.original}, "calibration": data}
+
+    def table(self) -> RenderableType:
+        """For a terminal."""
+        parts: list[RenderableType] = [self._figures(), "", self._steps()]
+        if self.made.left:
+            parts += ["", self._left()]
+        if self.calibration:
+            parts += ["", Text(f"calibrated on {_data(self.calibration[-1])}", "dim")]
+        return Group(*parts, "", self._next())
+
+    def _figures(self) -> Table:
+        made, grid = self.made, _grid()
+        before = bpw(self.original, made.weights)
+        ratio = f"{self.original / made.bytes:.2f}x smaller"
+        if self.generates and before > 16.5:
+            ratio += f" ({2 * made.weights / made.bytes:.2f}x against 2 bytes a weight)"
+        grid.add_row("before", human(self.original), f"{before:.2f} bits a weight")
+        grid.add_row("after", Text(human(made.bytes), "bold"), Text(f"{made.bpw:.2f} bits a weight, {ratio}", "bold"))
+        grid.add_row("weights", words.count(made.weights), "")
+        if not made.already:
+            grid.add_row("took", words.seconds(made.seconds), f"peak memory {human(made.peak_rss_bytes)}")
+        return grid
+
+    def _steps(self) -> Table:
+        grid = _grid()
+        for step in self.made.steps:
+            what = f"coded {words.plural(step['coded'], 'tensor')}"
+            if step["worst"] is not None:
+                what += f"; worst damage {words.share(step['worst'][1])}, in {step['worst'][0]}"
+            grid.add_row(Text(step["method"], "bold"), words.settings(step["settings"]), what)
+        return grid
+
+    def _left(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+        table.add_column("left as it was", overflow="fold")
+        table.add_column("bytes", justify="right", no_wrap=True)
+        table.add_column("why")
+        rows = [
+            (sum(self.sizes.get(name, 0) for name in names), what, why)
+            for what, names, why in words.grouped(self.made.left)
+        ]
+        for size, what, why in sorted(rows, reverse=True):
+            table.add_row(what, human(size), why)
+        return table
+
+    def _next(self) -> Text:
+        out, source = shlex.quote(str(self.made.out)), shlex.quote(self.source)
+        data = "" if self.generates else " --data FILE.npz"
+        lines = [f"rarefy evaluate {out} --against {source}{data}", f"rarefy inspect {out}"]
+        if self.generates:
+            lines.append(f'rarefy generate {out} "Once upon a time"')
+        text = Text("next\n", "dim")
+        for line in lines:
+            text.append(f"  {line}\n", "cyan")
+        text.rstrip()
+        return text
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="left")
+    grid.add_column()
+    return grid
+
+
+def _data(entry: Mapping[str, Any]) -> str:
+    """`the calibration part of pydoc_data.topics: 64 blocks of 512 tokens`."""
+    shape = entry["shape"]
+    size = f"{shape[0]} blocks of {shape[1]} tokens" if len(shape) == 2 else f"{shape[0]} examples"
+    return f"{entry['name']}: {size}"
