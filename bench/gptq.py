@@ -12,13 +12,12 @@ PEER needs llmcompressor==0.14.0.1 (after torch==2.13.0, from the CPU index if t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import lzma
 import os
-import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import CACHE, smollm2, text_file, whole
 from numpy.typing import NDArray
 
+from machine import machine, versions
+from networks import CACHE, smollm2, text_file, whole
 from rarefy.measure.statistics import block_bootstrap, paired_bootstrap
 from rarefy.units import Interval
 
@@ -55,16 +55,17 @@ class Contestant:
         return out
 
 
-def peer(python: str, dtype: str, actorder: str = "none") -> Contestant:
-    """llm-compressor in its own environment."""
-    name = f"llmcompressor-{dtype}" + (f"-{actorder}" if actorder != "none" else "")
-    script = str(HERE / "peers" / "llmcompressor_gptq.py")
-    return Contestant(name, (python, script, "--dtype", dtype, "--actorder", actorder, "--batch", "4"))
-
-
-def ours() -> Contestant:
-    """Rarefy, in the environment that runs this file."""
-    return Contestant("rarefy", (sys.executable, str(HERE / "peers" / "rarefy_gptq.py")))
+def entrants(peer_python: str | None) -> list[Contestant]:
+    """Rarefy in the environment that runs this file, llm-compressor in its own."""
+    ours = (sys.executable, str(HERE / "peers" / "rarefy_gptq.py"))
+    made = [Contestant(f"rarefy-{dtype}", (*ours, "--dtype", dtype)) for dtype in ("float32", "bfloat16")]
+    made.append(Contestant("rarefy-float32-order", (*ours, "--act-order")))
+    if peer_python:
+        theirs = (peer_python, str(HERE / "peers" / "llmcompressor_gptq.py"), "--batch", "4")
+        name = "llmcompressor-"
+        made += [Contestant(name + dtype, (*theirs, "--dtype", dtype)) for dtype in ("float32", "bfloat16")]
+        made.append(Contestant(name + "float32-static", (*theirs, "--actorder", "static")))
+    return made
 
 
 # ---- text
@@ -144,91 +145,47 @@ def figures(found: Interval) -> dict[str, float]:
 # ---- the comparison
 
 
-def machine() -> dict[str, Any]:
-    """What a reader needs to judge the times by, and nothing that names a host."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def compare(
-    contestants: list[Contestant],
-    cache: Path,
-    samples: int,
-    count: int,
-    text: Callable[[str], Path],
-) -> Any:
+def compare(contestants: list[Contestant], cache: Path, samples: int, count: int) -> dict[str, Any]:
     """Run what is missing, evaluate what is missing; every pair gets the interval of its paired difference."""
-    model = smollm2(cache)
-    work = cache / "gptq"
-    calibration = token_file(work, "calibration", text("exl3cal_wiki"), model, samples)
-    ids = np.load(token_file(work, "evaluation", text("wikitext2-raw.test"), model, count))
+    model, work = smollm2(cache), cache / "gptq"
+    calibration = token_file(work, "calibration", text_file("exl3cal_wiki"), model, samples)
+    ids = np.load(token_file(work, "evaluation", text_file("wikitext2-raw.test"), model, count))
     refuse_overlap(np.load(calibration), ids)
     copies = [c.run(model, calibration, work / f"{c.name}-{samples}") for c in contestants]
-    kl = dict(
-        zip(
-            (c.name for c in contestants),
-            kept_divergences(work, model, copies, ids),
-            strict=True,
-        )
-    )
-    rows = {
-        c.name: {
-            "kl": figures(block_bootstrap(kl[c.name])),
-            **json.loads((copy / "run.json").read_text()),
-        }
-        for c, copy in zip(contestants, copies, strict=True)
-    }
-    names = list(kl)
-    differences = {
-        f"{a} - {b}": figures(paired_bootstrap(kl[a], kl[b])) for i, a in enumerate(names) for b in names[i + 1 :]
-    }
-    what = {
+    names = [c.name for c in contestants]
+    kl = dict(zip(names, kept_divergences(work, model, copies, ids), strict=True))
+    costs = [json.loads((copy / "run.json").read_text()) for copy in copies]
+    return {
         "network": "SmolLM2-135M-Instruct off its grid",
-        "bits": 4,
-        "group": 64,
-        "damping": 0.01,
-    }
-    data = {
+        "grid": "4 bits, affine, groups of 64; damping 0.01",
         "calibration": f"exl3cal_wiki {samples} x {LENGTH}",
         "evaluation": f"wikitext2 test {count} x {LENGTH}",
-    }
-    return {
-        **what,
-        **data,
         "machine": machine(),
-        "contestants": rows,
-        "paired differences": differences,
+        "versions": versions("transformers"),
+        "contestants": {
+            name: {"kl": figures(block_bootstrap(kl[name])), **cost} for name, cost in zip(names, costs, strict=True)
+        },
+        "paired differences": {
+            f"{a} - {b}": figures(paired_bootstrap(kl[a], kl[b])) for a, b in itertools.combinations(names, 2)
+        },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--peer-python",
-        help="python of an environment with llmcompressor; without it only ours runs",
-    )
-    parser.add_argument("--no-ours", action="store_true", help="run the peer alone")
+    parser.add_argument("--peer-python", help="python of an environment with llmcompressor")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these contestants alone")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--samples", type=int, default=128, help="calibration blocks of 512 tokens")
     parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of 512 tokens")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gptq.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    contestants = [] if asked.no_ours else [ours()]
-    if asked.peer_python:
-        settings = (("float32", "none"), ("bfloat16", "none"), ("float32", "static"))
-        contestants += [peer(asked.peer_python, dtype, actorder) for dtype, actorder in settings]
-    results = compare(contestants, asked.cache.resolve(), asked.samples, asked.blocks, text_file)
+    contestants = entrants(asked.peer_python)
+    if unknown := set(asked.only or ()) - {c.name for c in contestants}:
+        parser.error(f"no contestant {min(unknown)}; there are {', '.join(c.name for c in contestants)}")
+    contestants = [c for c in contestants if not asked.only or c.name in asked.only]
+    results = compare(contestants, asked.cache.resolve(), asked.samples, asked.blocks)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(results, indent=1) + "\n")
     for name, row in results["contestants"].items():

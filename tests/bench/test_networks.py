@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import networks
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-needs_data = pytest.mark.skipif(
-    not networks.DATA.exists(), reason="$RAREFY_DATA is absent"
-)
+import networks
+
+needs_data = pytest.mark.skipif(not networks.DATA.exists(), reason="$RAREFY_DATA is absent")
 
 
 def test_off_grid_changes_every_linear_weight_and_not_the_function(
@@ -26,9 +25,7 @@ def test_off_grid_changes_every_linear_weight_and_not_the_function(
     torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
     for name, weight in old.items():
         linear = name.endswith("_proj.weight")
-        assert torch.equal(new[name], weight) != (
-            linear or name.endswith("layernorm.weight")
-        ), name
+        assert torch.equal(new[name], weight) != (linear or name.endswith("layernorm.weight")), name
         if name.endswith("q_proj.weight"):
             ratio = new[name] / weight
             assert ratio.min() > 2**-0.5001 and ratio.max() < 2**0.5001
@@ -38,9 +35,7 @@ def test_off_grid_changes_every_linear_weight_and_not_the_function(
 def test_off_grid_is_seeded(llama: LlamaForCausalLM) -> None:
     old = llama.state_dict()
     name = "model.layers.1.mlp.down_proj.weight"
-    first, again, other = (
-        networks.off_grid(old, 2, 6, 2, seed)[name] for seed in (0, 0, 1)
-    )
+    first, again, other = (networks.off_grid(old, 2, 6, 2, seed)[name] for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
