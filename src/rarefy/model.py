@@ -136,23 +136,24 @@ class Model:
 class LazyCodes(Mapping[str, "Code"]):
     """Codes that are read when asked for and not kept: a network's codes need not be in memory together."""
 
-    def __init__(self, loaders: Mapping[str, Callable[[], Code]], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._loaders, self.shapes = loaders, shapes
+    def __init__(self, load: Callable[[str], Code], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._load, self.shapes = load, shapes
 
     @classmethod
     def selected(cls, codes: Mapping[str, Code], keys: Iterable[str]) -> LazyCodes:
         """Some of the codes of another mapping."""
-        keys = list(keys)
-        return cls({k: (lambda k=k: codes[k]) for k in keys}, {k: shape_of(codes, k) for k in keys})
+        return cls(codes.__getitem__, {key: shape_of(codes, key) for key in keys})
 
     def __getitem__(self, key: str) -> Code:
-        return self._loaders[key]()
+        if key not in self.shapes:
+            raise KeyError(key)
+        return self._load(key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._loaders)
+        return iter(self.shapes)
 
     def __len__(self) -> int:
-        return len(self._loaders)
+        return len(self.shapes)
 
 
 def shape_of(codes: Mapping[str, Code], key: str) -> tuple[int, ...]:

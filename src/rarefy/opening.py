@@ -99,7 +99,8 @@ def _factory(source: str) -> Model:
 def _artifact(path: Path, module: nn.Module | None) -> Model:
     sections = manifest.read(path)
     described = sections.get("model")
-    kind = described.get("kind") if isinstance(described, dict) else None
+    described = described if isinstance(described, dict) else {}
+    kind = described.get("kind")
     skeleton: Skeleton
     if module is not None:
         skeleton = ModuleSkeleton(module)
@@ -119,10 +120,7 @@ def _artifact(path: Path, module: nn.Module | None) -> Model:
 
 def _coded(skeleton: Skeleton, reader: Reader, sections: dict[str, Any], source: str) -> Model:
     heads = {name: reader.head(name) for name in reader.names()}
-    codes = LazyCodes(
-        {name: (lambda name=name: reader.code(name)[0]) for name in heads},
-        {name: head.shape for name, head in heads.items()},
-    )
+    codes = LazyCodes(lambda name: reader.code(name)[0], {name: head.shape for name, head in heads.items()})
     dtypes = {name: head.dtype for name, head in heads.items()}
     try:
         history = tuple(Step(**step) for step in sections.get("history", []))

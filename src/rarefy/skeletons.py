@@ -148,13 +148,14 @@ class TransformersSkeleton(Skeleton):
             config = kind.config_class.from_dict(copy.deepcopy(self._config))
             config.dtype = None
             with init_empty_weights(include_buffers=False):
-                module: nn.Module = kind(config)
+                module = kind(config)
             module.tie_weights()
         except RarefyError:
             raise
         except Exception as error:
             raise FormatError(f"{self.architecture} cannot be built from config.json", str(error)) from error
-        return module.eval()
+        built: nn.Module = module.eval()
+        return built
 
 
 class GGUFSkeleton(TransformersSkeleton):

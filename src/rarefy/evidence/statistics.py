@@ -113,10 +113,10 @@ def unfold(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
         raise ValueError("string padding")
     patches = functional.unfold(
         x,
-        layer.kernel_size,  # type: ignore[arg-type]
-        dilation=layer.dilation,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
-        stride=layer.stride,  # type: ignore[arg-type]
+        layer.kernel_size,
+        dilation=layer.dilation,
+        padding=layer.padding,
+        stride=layer.stride,
     )
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])
 

@@ -34,7 +34,7 @@ def _stages(module: nn.Module) -> list[str]:
     """layer1, layer2, ... where these are nn.Sequential (torchvision's and most hand-written ResNets)."""
     from torch import nn
 
-    stages = []
+    stages: list[str] = []
     while isinstance(getattr(module, f"layer{len(stages) + 1}", None), nn.Sequential):
         stages.append(f"layer{len(stages) + 1}")
     return stages

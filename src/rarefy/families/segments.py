@@ -166,7 +166,8 @@ class Segments:
         path = self.blocks[i - 1]
         own = {name[len(path) + 1 :]: tensor for name, tensor in tensors.items()}
         out = functional_call(self.module.get_submodule(path), own, (value, *call.args), call.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        first: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return first
 
     def tail(self, tensors: Mapping[str, torch.Tensor], inputs: Any, value: torch.Tensor) -> Any:
         """Run the last segment on the last block's output: the network's own output."""

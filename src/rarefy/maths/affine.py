@@ -25,7 +25,8 @@ def fit(low: Floats, high: Floats, bits: int, *, symmetric: bool, scale_dtype: s
     Returns (s, z), float32, that shape; s is rounded to `scale_dtype`, as it will be stored, before it is used; z is
     an integer in [0, 2^b - 1]. A group of zeros gets s = 1.
     """
-    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    none = np.float32(0)
+    low, high = np.minimum(low, none), np.maximum(high, none)
     levels = np.float32((1 << bits) - 1)
     span = 2 * np.maximum(-low, high) if symmetric else high - low
     kind = dtype_of(scale_dtype)
@@ -38,11 +39,12 @@ def fit(low: Floats, high: Floats, bits: int, *, symmetric: bool, scale_dtype: s
 
 def to_grid(w: Floats, s: Floats, z: Floats, bits: int) -> Floats:
     """q: the nearest level of each weight, float32 integers."""
-    q = w / s
+    q: Floats = w / s
     np.rint(q, out=q)
     q += z
     np.maximum(q, np.float32(0), out=q)
-    return np.minimum(q, np.float32((1 << bits) - 1), out=q)
+    np.minimum(q, np.float32((1 << bits) - 1), out=q)
+    return q
 
 
 def group_ranges(w: Floats, group: int) -> tuple[Floats, Floats]:

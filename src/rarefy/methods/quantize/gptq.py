@@ -58,7 +58,8 @@ class GPTQ(PerTensor):
             if keep is not None:
                 level = np.where(keep[:, j], level, zero)
             q[j] = level
-            return (level - zero) * scale
+            value: NDArray[np.float32] = (level - zero) * scale
+            return value
 
         round_sequentially(
             w if order is None else w[:, order],
