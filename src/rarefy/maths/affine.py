@@ -28,7 +28,7 @@ def fit(low: Floats, high: Floats, bits: int, *, symmetric: bool, scale_dtype: s
     none = np.float32(0)
     low, high = np.minimum(low, none), np.maximum(high, none)
     levels = np.float32((1 << bits) - 1)
-    span = 2 * np.maximum(-low, high) if symmetric else high - low
+    span = np.asarray(2 * np.maximum(-low, high) if symmetric else high - low, np.float32)
     kind = dtype_of(scale_dtype)
     s = to_float32(from_float32(span / levels, kind), kind)
     s = np.where(s > 0, s, np.float32(1))
