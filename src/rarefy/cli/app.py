@@ -37,7 +37,8 @@ def _version(wanted: bool) -> None:
 def verbs(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, metavar="", help="Show the version and leave."),
     ] = False,
 ) -> None:
     """Make trained neural networks smaller and faster, and tell the truth about what that cost."""

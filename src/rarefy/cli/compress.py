@@ -31,9 +31,10 @@ RECIPE = "What is done (one of the two)"
 
 EXAMPLES = examples(
     "rarefy compress SmolLM2-135M out -m quantize.gptq:bits=4,group=64",
-    "rarefy compress SmolLM2-135M out -m prune.magnitude:n=2,m=4 -m quantize.gptq --data notes.txt.xz",
+    "rarefy compress MODEL out -m prune.magnitude:n=2,m=4 -m quantize.gptq",
+    "rarefy compress MODEL out -m quantize.gptq:group=128 --data notes.txt.xz",
     "rarefy compress other-model other-out -r out/recipe.toml",
-    "rarefy compress nets:mlp@mlp.safetensors out -m quantize.rtn:bits=3 --exclude 'head*'",
+    "rarefy compress nets:mlp@mlp.safetensors out -m quantize.rtn:bits=3",
 )
 
 
@@ -47,7 +48,7 @@ def compress(
         ),
     ] = None,
     method: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "-m",
             "--method",
@@ -56,17 +57,17 @@ def compress(
             rich_help_panel=RECIPE,
             show_default=False,
         ),
-    ] = [],
+    ] = None,
     exclude: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="PATTERN",
             help="Leave tensors whose name fits as they are; repeatable.",
             rich_help_panel=RECIPE,
             show_default=False,
         ),
-    ] = [],
-    data: Files = [],
+    ] = None,
+    data: Files = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA)
     ] = 64,
@@ -85,7 +86,7 @@ def compress(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what it would take.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--dry-run", metavar="", help="Only say what it would take.", rich_help_panel=OUTPUT)
     ] = False,
     json: Json = False,
 ) -> None:
@@ -98,22 +99,22 @@ def compress(
     from rarefy.report.progress import showing
 
     with session(threads, device), showing() as progress:
-        steps = _recipe(recipe, method)
+        steps = _recipe(recipe, method or [])
         network = opened(model, progress)
         with progress.task("reading weights and data", 0):
-            pass
+            pass  # what is shown until the walk has something to say
         made = run.compress(
             network,
             out,
             steps,
-            data=data,
+            data=data or (),
             blocks=blocks,
             length=length,
             seed=seed,
             threads=threads,
             device=device,
             dtype=dtype.value,
-            exclude=exclude,
+            exclude=exclude or (),
             work_dir=work_dir,
             dry_run=dry_run,
             progress=progress,
@@ -145,7 +146,7 @@ def _answer(source: str, network: Model, made: Result, json: bool) -> None:
     from rarefy.files import manifest
     from rarefy.plan.data import is_causal
     from rarefy.report.compressed import Compressed
-    from rarefy.report.console import note, print_json, stdout
+    from rarefy.report.console import note, print_json, show
 
     sections = manifest.read(made.out)
     report = Compressed.of(source, made, sections, is_causal(network))
@@ -154,7 +155,7 @@ def _answer(source: str, network: Model, made: Result, json: bool) -> None:
         return
     if made.already:
         note(f"already done: {made.out} was made from the same inputs by the same recipe")
-    stdout().print(report.table())
+    show(report.table())
 
 
 def _needs(needs: Any, json: bool) -> None:

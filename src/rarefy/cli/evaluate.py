@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "rarefy evaluate out --against SmolLM2-135M",
-    "rarefy evaluate out --against SmolLM2-135M --data wiki.txt.gz --blocks 64 --json",
-    "rarefy evaluate nets:mlp@out --against nets:mlp@mlp.safetensors --data images.npz",
+    "rarefy evaluate out --against SmolLM2-135M --data wiki.txt.gz --json",
+    "rarefy evaluate nets:mlp@out --against nets:mlp@mlp.safetensors --data x.npz",
 )
 
 
@@ -31,7 +32,7 @@ def evaluate(
             metavar="MODEL", help="The original: adds the divergence and paired differences.", show_default=False
         ),
     ] = None,
-    data: Files = [],
+    data: Files = None,
     blocks: Annotated[
         int | None,
         typer.Option(
@@ -49,22 +50,22 @@ def evaluate(
     Data that an artifact was calibrated on are refused. Intervals are 95 %.
     """
     from rarefy.cli.session import session
-    from rarefy.report.console import print_json, stdout
+    from rarefy.report.console import print_json, show
     from rarefy.report.progress import showing
 
     with session(threads, device), showing() as progress:
-        found = _measured(model, against, data, blocks, length, device, dtype.value, progress)
+        found = _measured(model, against, data or [], blocks, length, device, dtype.value, progress)
     _notes(found)
     if json:
         print_json(found.to_json())
     else:
-        stdout().print(found.table())
+        show(found.table())
 
 
 def _measured(
     model: str,
     against: str | None,
-    files: Files,
+    files: list[Path],
     blocks: int | None,
     length: int,
     device: str,

@@ -11,7 +11,7 @@ from rarefy.cli.options import Device, DType, Precision, Seed, Source, Threads, 
 
 EXAMPLES = examples(
     'rarefy generate out "Once upon a time"',
-    'rarefy generate out "The capital of France" --tokens 20 --sample --seed 3',
+    'rarefy generate out "The capital of France" --tokens 20 --sample',
 )
 
 
@@ -19,7 +19,9 @@ def generate(
     model: Source,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to go on from.", show_default=False)],
     tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens.")] = 64,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", metavar="", help="Draw tokens instead of taking the likeliest.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float32,

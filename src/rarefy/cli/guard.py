@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -16,6 +16,9 @@ TRACEBACK = "RAREFY_TRACEBACK"
 """Environment variable that lets errors through with their traceback."""
 
 INTERRUPTED = 130
+
+LONGEST = 300
+"""Characters of another library's message that are shown."""
 
 _WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[2]
 """The root of the parser's own errors, wherever this version of typer keeps it."""
@@ -33,10 +36,20 @@ _QUIET = {
 class Guarded(TyperGroup):
     """The group of verbs, with every error caught at its edge."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
-        status = guarded(lambda: super(Guarded, self).main(*args, standalone_mode=False, **extra))
+        status = guarded(
+            lambda: super(Guarded, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        )
         if standalone_mode:
             sys.exit(status)
         return status
@@ -70,7 +83,7 @@ def told(error: Exception) -> tuple[str, int]:
         return str(error), error.status
     if isinstance(error, _WRONG_CALL):
         return _wrong_call(error), 2
-    text = " ".join(str(error).split())
+    text = _shortened(str(error))
     if isinstance(error, MemoryError) or any(words in text.lower() for words in _NO_MEMORY):
         return "out of memory; close other programs, raise the container's limit, or use less data (--blocks)", 1
     if isinstance(error, OSError) and error.strerror:
@@ -78,6 +91,12 @@ def told(error: Exception) -> tuple[str, int]:
         return f"{where}{error.strerror.lower()}", 1
     name = type(error).__name__
     return f"{name}: {text or 'no message'}; a bug, or a network unlike those known: {TRACEBACK}=1 shows where", 1
+
+
+def _shortened(text: str) -> str:
+    """One line, and not a library's whole page."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _wrong_call(error: Any) -> str:

@@ -14,7 +14,10 @@ EXAMPLES = examples("rarefy inspect SmolLM2-135M", "rarefy inspect out --layers"
 def inspect(
     model: Source,
     layers: Annotated[
-        bool, typer.Option("--layers", help="A row for every tensor, not only for each block.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--layers", metavar="", help="A row for every tensor, not only for each block.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -23,7 +26,7 @@ def inspect(
     Of an artifact: the recipe that made it, bits and damage by layer.
     """
     from rarefy.cli.session import bytes_of, opened, session
-    from rarefy.report.console import print_json, stdout
+    from rarefy.report.console import print_json, show
     from rarefy.report.inspected import tables
     from rarefy.report.inspection import inspected
     from rarefy.report.progress import showing
@@ -34,7 +37,7 @@ def inspect(
     if json:
         print_json(found.to_json())
     else:
-        stdout().print(tables(found, layers))
+        show(tables(found, layers))
 
 
 VERB = inspect

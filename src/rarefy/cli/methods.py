@@ -24,7 +24,7 @@ def methods(
 
     from rarefy.methods import find, names
     from rarefy.report import catalogue
-    from rarefy.report.console import print_json, stdout
+    from rarefy.report.console import print_json, show
 
     sys.path.append(str(Path.cwd()))
     kinds: list[type[Method]] = [find(name)] if name else [find(known) for known in names()]
@@ -32,7 +32,7 @@ def methods(
         print_json({"methods": [catalogue.described(kind) for kind in kinds]})
         return
     table: Any = catalogue.settings_of(kinds[0]) if name else catalogue.listing(kinds)
-    stdout().print(table)
+    show(table)
 
 
 VERB = methods

@@ -21,14 +21,14 @@ class Precision(str, Enum):
     float16 = "float16"
 
 
-NETWORK = "A directory, a .gguf, an artifact, or pkg.mod:factory[@weights.safetensors]."
+NETWORK = r"A directory, a .gguf, an artifact, or pkg.mod:factory\[@weights.safetensors]."
 
 Source = Annotated[str, typer.Argument(metavar="MODEL", help=NETWORK, show_default=False)]
 
 Artifact = Annotated[Path, typer.Argument(metavar="OUT", help="What `compress` wrote.", show_default=False)]
 
 Files = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Option(
         "--data",
         metavar="FILE",
@@ -39,7 +39,7 @@ Files = Annotated[
     ),
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="One JSON object on stdout.", rich_help_panel=OUTPUT)]
 
 Threads = Annotated[
     int | None,
@@ -65,4 +65,4 @@ Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything rando
 
 def examples(*lines: str) -> str:
     """Examples for the end of a verb's help, one a line."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])
+    return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

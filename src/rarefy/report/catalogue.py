@@ -61,7 +61,7 @@ def settings_of(kind: type[Method]) -> Group:
 
 def _ordered(kind: type[Method]) -> list[tuple[str, tuple[dataclasses.Field[Any], Any]]]:
     """A method's own settings first, those that all share last."""
-    return sorted(settings.fields(kind).items(), key=lambda item: item[1][0].kw_only)
+    return sorted(settings.fields(kind).items(), key=lambda item: item[1][0].kw_only is True)
 
 
 def _setting(name: str, field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Group
@@ -17,10 +17,33 @@ from rarefy.units import bpw, human
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from rich.console import RenderableType
 
-    from rarefy.plan.compress import Result
+
+class Made(Protocol):
+    """What a run made, as `rarefy.Result` says it."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def weights(self) -> int: ...
+    @property
+    def bpw(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def peak_rss_bytes(self) -> int: ...
+    @property
+    def steps(self) -> list[dict[str, Any]]: ...
+    @property
+    def left(self) -> dict[str, str]: ...
+    @property
+    def already(self) -> bool: ...
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -35,14 +58,14 @@ class Compressed:
     """
 
     source: str
-    made: Result
+    made: Made
     original: int
     sizes: Mapping[str, int]
     calibration: list[dict[str, Any]]
     generates: bool
 
     @classmethod
-    def of(cls, source: str, made: Result, sections: Mapping[str, Any], generates: bool) -> Compressed:
+    def of(cls, source: str, made: Made, sections: Mapping[str, Any], generates: bool) -> Compressed:
         """From a run's result and the manifest that it wrote."""
         reader = Reader(made.out)
         try:
@@ -83,8 +106,9 @@ class Compressed:
         for step in self.made.steps:
             what = f"coded {words.plural(step['coded'], 'tensor')}"
             if step["worst"] is not None:
-                what += f"; worst damage {words.share(step['worst'][1])}, in {step['worst'][0]}"
-            grid.add_row(Text(step["method"], "bold"), words.settings(step["settings"]), what)
+                what += f", damage at most {words.share(step['worst'][1])} ({step['worst'][0]})"
+            grid.add_row(Text(step["method"], "bold"), what)
+            grid.add_row("", Text(words.settings(step["settings"]), "dim"))
         return grid
 
     def _left(self) -> Table:

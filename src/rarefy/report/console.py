@@ -10,6 +10,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import RenderableType
+
 WIDE = 400
 """Columns where nobody looks: a pipe's lines are never cut."""
 
@@ -41,6 +43,17 @@ def warn(line: str) -> None:
     from rich.text import Text
 
     stderr().print(Text.assemble(("warning: ", "yellow"), line))
+
+
+def show(answer: RenderableType) -> None:
+    """An answer on stdout; in a pipe without the blanks that fill a table's columns."""
+    console = stdout()
+    if console.is_terminal:
+        console.print(answer)
+        return
+    with console.capture() as captured:
+        console.print(answer)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:

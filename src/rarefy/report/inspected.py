@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from rarefy.report.inspection import Inspection, Tensor
 
 
+ROLES = {
+    "values": "quantized or kept values",
+    "scale": "scales",
+    "zero": "zero points",
+    "support": "which weights are zero",
+    "record heads": "heads of records",
+}
+"""Streams of codes, for people."""
+
+
 def tables(found: Inspection, layers: bool) -> RenderableType:
     """For a terminal. layers: a row for every tensor instead of one for each block."""
     parts: list[RenderableType] = [_heading(found), "", _kinds(found)]
@@ -94,7 +104,7 @@ def _codes(tensors: Iterable[Tensor]) -> str:
 def _roles(found: Inspection) -> Table:
     table = _table("what the bytes say", "bytes", "share")
     for role, size in found.roles.items():
-        table.add_row(role, human(size), f"{100 * size / max(found.bytes, 1):.1f} %")
+        table.add_row(ROLES.get(role, role), human(size), f"{100 * size / max(found.bytes, 1):.1f} %")
     return table
 
 

@@ -161,7 +161,7 @@ def _tensors(model: Model, segments: Segments, heads: Mapping[str, Head], dense:
         shape, dtype = shape_of(model.codes, key), model.dtypes[key]
         size = heads[key].total if key in heads else math.prod(shape) * dtype_of(dtype).size if dense else None
         code = code_name(heads[key].node) if key in heads else f"dense {dtype}"
-        hurt = damage[key] if key in damage else None
+        hurt = damage.get(key)
         made.append(Tensor(key, part_of_key(key), kind_of_key(key), shape, dtype, code, size, hurt))
     return tuple(made)
 

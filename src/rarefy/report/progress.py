@@ -37,7 +37,7 @@ class Track:
     def figures(self, now: float) -> str:
         """`42 %, 31 s, about 43 s left`."""
         spent, parts = now - self.began, []
-        if self.total:
+        if self.total and self.done:
             parts.append(f"{100 * min(self.done, self.total) // self.total} %")
         if spent >= 1:
             parts.append(seconds(spent))
@@ -65,7 +65,7 @@ class Lines:
             self._say(track)
 
         yield advance
-        if track.total and track.done >= track.total:
+        if 0 < track.total <= track.done:
             self._track = None
 
     def note(self, line: str) -> None:
@@ -80,8 +80,7 @@ class Lines:
 
     def _say(self, track: Track) -> None:
         now = self._clock()
-        finished = track.total > 0 and track.done >= track.total
-        if not finished and now - self._last < EVERY:
+        if now - self._last < (1 if 0 < track.total <= track.done else EVERY):
             return
         self._last = now
         figures = track.figures(now)
@@ -89,7 +88,10 @@ class Lines:
 
 
 class Bars:
-    """Progress in a terminal: one live bar, gone when the work is done."""
+    """Progress in a terminal: one live bar, gone when the work is done.
+
+    Work of unknown length stays until more begins: what follows it may take a while before it says so.
+    """
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -128,7 +130,7 @@ class Bars:
             self._bars.update(bar, completed=track.done)
 
         yield advance
-        if track.total == 0 or track.done >= track.total:
+        if 0 < track.total <= track.done:
             self._clear()
 
     def note(self, line: str) -> None:
