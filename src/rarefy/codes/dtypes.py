@@ -85,7 +85,7 @@ def to_float32(raw: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
 
 
 def from_float32(values: NDArray[np.float32], dtype: DType) -> NDArray[Any]:
-    """Raw elements nearest to the values, ties to even; integers are rounded. Raises FormatError for fp8."""
+    """Raw elements nearest to the values, ties to even; integers are rounded and saturate. Raises FormatError for fp8."""
     values = np.asarray(values, "<f4", order="C")  # ascontiguousarray would make a scalar a vector
     if dtype.name == "BF16":
         bits = values.view("<u4")
@@ -96,7 +96,17 @@ def from_float32(values: NDArray[np.float32], dtype: DType) -> NDArray[Any]:
     if dtype.size == 1 and dtype.floating:
         raise FormatError(f"values are not rounded to {dtype.name}", remedy="store them as BF16")
     with np.errstate(over="ignore", invalid="ignore"):  # past the largest number is infinity, as IEEE 754 has it
-        return (values if dtype.floating else np.rint(values)).astype(dtype.raw)
+        return (values if dtype.floating else _integers(values, dtype.raw)).astype(dtype.raw)
+
+
+def _integers(values: NDArray[np.float32], raw: np.dtype[Any]) -> NDArray[np.float64]:
+    """The nearest integers that `raw` holds, as float64."""
+    rounded: NDArray[np.float64] = np.rint(values.astype(np.float64))
+    if raw.kind == "b":
+        return rounded
+    info = np.iinfo(raw)
+    # float64 rounds 2^63 - 1 up to 2^63, which would wrap around.
+    return rounded.clip(info.min, info.max if raw.itemsize < 8 else np.nextafter(float(info.max), 0))
 
 
 def _fp8_values(dtype: DType) -> NDArray[np.float32]:

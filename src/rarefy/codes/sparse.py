@@ -42,7 +42,10 @@ class Sparse(Code):
         return Sparse(self.keep, self.inner.with_free(new))
 
     def masked(self, keep: NDArray[np.bool_]) -> Sparse:
-        return Sparse(self.keep & keep, self.inner)
+        both, inner = self.keep & keep, self.inner
+        while isinstance(inner, Sparse):  # one support costs less than two
+            both, inner = both & inner.keep, inner.inner
+        return Sparse(both, inner)
 
     def support(self) -> NDArray[np.bool_]:
         return self.keep
