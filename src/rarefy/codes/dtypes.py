@@ -85,7 +85,7 @@ def to_float32(raw: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
 
 
 def from_float32(values: NDArray[np.float32], dtype: DType) -> NDArray[Any]:
-    """Raw elements nearest to the values, ties to even; integers are rounded and saturate. Raises FormatError for fp8."""
+    """Raw elements nearest to the values, ties to even; integers saturate. Raises FormatError for fp8."""
     values = np.asarray(values, "<f4", order="C")  # ascontiguousarray would make a scalar a vector
     if dtype.name == "BF16":
         bits = values.view("<u4")
