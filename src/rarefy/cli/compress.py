@@ -12,13 +12,13 @@ from rarefy.cli.options import (
     HARDWARE,
     OUTPUT,
     Device,
-    DType,
     Files,
     Json,
-    Precision,
     Seed,
     Source,
     Threads,
+    WalkDType,
+    WalkPrecision,
     examples,
 )
 
@@ -75,7 +75,7 @@ def compress(
     seed: Seed = 0,
     threads: Threads = None,
     device: Device = "cpu",
-    dtype: DType = Precision.float32,
+    dtype: WalkDType = WalkPrecision.float32,
     work_dir: Annotated[
         Path | None,
         typer.Option(
@@ -98,8 +98,8 @@ def compress(
     from rarefy.plan import compress as run
     from rarefy.report.progress import showing
 
+    steps = _recipe(recipe, method or [])  # before anything slow is imported: most mistakes are made here
     with session(threads, device), showing() as progress:
-        steps = _recipe(recipe, method or [])
         network = opened(model, progress)
         with progress.task("reading weights and data", 0):
             pass  # what is shown until the walk has something to say

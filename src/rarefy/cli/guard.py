@@ -47,6 +47,8 @@ class Guarded(TyperGroup):
     ) -> Any:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # factories and methods of the user's own lie where the command is typed
         status = guarded(
             lambda: super(Guarded, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         )
@@ -101,7 +103,7 @@ def _shortened(text: str) -> str:
 
 def _wrong_call(error: Any) -> str:
     """The parser's message as ours: lower case, with the way to the help."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     verb = context.command_path if context is not None else "rarefy"
     return f"{message[:1].lower()}{message[1:]}; `{verb} --help` explains"

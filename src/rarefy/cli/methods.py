@@ -19,14 +19,10 @@ def methods(
     json: Json = False,
 ) -> None:
     """List the methods, or the settings of one."""
-    import sys
-    from pathlib import Path
-
     from rarefy.methods import find, names
     from rarefy.report import catalogue
     from rarefy.report.console import print_json, show
 
-    sys.path.append(str(Path.cwd()))
     kinds: list[type[Method]] = [find(name)] if name else [find(known) for known in names()]
     if json:
         print_json({"methods": [catalogue.described(kind) for kind in kinds]})

@@ -21,6 +21,13 @@ class Precision(str, Enum):
     float16 = "float16"
 
 
+class WalkPrecision(str, Enum):
+    """Element types in which calibration data run through a network."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 NETWORK = r"A directory, a .gguf, an artifact, or pkg.mod:factory\[@weights.safetensors]."
 
 Source = Annotated[str, typer.Argument(metavar="MODEL", help=NETWORK, show_default=False)]
@@ -58,6 +65,10 @@ Device = Annotated[
 
 DType = Annotated[
     Precision, typer.Option("--dtype", metavar="TYPE", help="float32, bfloat16 or float16.", rich_help_panel=HARDWARE)
+]
+
+WalkDType = Annotated[
+    WalkPrecision, typer.Option("--dtype", metavar="TYPE", help="float32 or bfloat16.", rich_help_panel=HARDWARE)
 ]
 
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.", rich_help_panel=HARDWARE)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +25,6 @@ def session(threads: int | None = None, device: str = "cpu") -> Iterator[int]:
     """
     from rarefy.threads import numerical_threads
 
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # factories and methods of the user's own lie where the command is typed
     with numerical_threads(threads) as count:
         check_device(device)
         yield count
