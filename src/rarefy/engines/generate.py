@@ -57,7 +57,7 @@ def generate(
     first_stop = stop[0] if isinstance(stop, list) else stop
     # A fresh configuration: the model's own may ask for sampling, and its temperature would then only cause warnings.
     settings = {"max_new_tokens": tokens, "do_sample": sample, "eos_token_id": stop, "pad_token_id": first_stop}
-    config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+    config = GenerationConfig(**settings)
     place = next(module.parameters()).device
     ids, mask = inputs["input_ids"].to(place), inputs["attention_mask"].to(place)
     streamer = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def install() -> None:
-    """Register Rarefy with transformers: now if its registry is imported, else when it is. Call as often as you like."""
+    """Register Rarefy with transformers: now if its registry is imported, else when it is. Call it at will."""
     with _lock:
         # By name: after importlib.reload(this module) the finder that stands there is of another class.
         sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__qualname__ != Finder.__qualname__]
@@ -43,7 +43,7 @@ def register(registry: ModuleType) -> None:
         # None when the plug-in was imported first and imports the registry only now: it registers at its own end.
         if enter is not None:
             enter(registry)
-    except Exception as error:  # noqa: BLE001 - someone else's import must not fail for our sake
+    except Exception as error:  # someone else's import must not fail for our sake
         _log.warning("this transformers cannot open Rarefy artifacts: %s; install transformers 5.21 or newer", error)
 
 
