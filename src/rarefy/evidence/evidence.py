@@ -27,8 +27,8 @@ class Journal(Protocol):
         """What a finished step made, or None."""
         ...
 
-    def save(self, step: str, made: Visited) -> None:
-        """Keep what a step made; whole or not at all."""
+    def save(self, step: str, made: Visited) -> Visited:
+        """Keep what a step made, whole or not at all; the same, out of memory where it can be read again."""
         ...
 
     def scratch(self, name: str) -> Path:
@@ -45,8 +45,8 @@ class Forgetful:
     def load(self, step: str) -> Visited | None:
         return None
 
-    def save(self, step: str, made: Visited) -> None:
-        return None
+    def save(self, step: str, made: Visited) -> Visited:
+        return made
 
     def scratch(self, name: str) -> Path:
         if self._folder is None:

@@ -2,85 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
-import hashlib
-import os
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rarefy.errors import UsageError
+from rarefy.errors import RarefyError, ResourceError, UsageError
 from rarefy.evidence import Evidence, Visited
-from rarefy.families import outside
 from rarefy.files import manifest
-from rarefy.files.directory import TensorDirectory
-from rarefy.files.atomic import sync_folder, writing
-from rarefy.files.journal import WorkFolder
+from rarefy.files.journal import Kept, WorkFolder
 from rarefy.measure import memory
-from rarefy.model import Model
-from rarefy.opening import is_artifact, open_model
+from rarefy.model import LazyCodes, Model
+from rarefy.opening import open_model
 from rarefy.plan import predict
 from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
-from rarefy.plan.identity import run_key, versions
+from rarefy.plan.identity import run_key
+from rarefy.plan.output import Output
+from rarefy.plan.result import Result, result_of, sections_of
 from rarefy.plan.write import write_artifact
 from rarefy.progress import Progress, Silent
 from rarefy.recipe import Recipe
 from rarefy.threads import numerical_threads
-from rarefy.units import bpw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import nn
 
     from rarefy.method import Method
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a run made. bytes: of all weight files; already: the very same artifact was there before.
-
-    left: parameters of two or more dimensions that no step coded, with the reason.
-    """
-
-    out: Path
-    bytes: int
-    weights: int
-    bpw: float
-    seconds: float
-    peak_rss_bytes: int
-    steps: list[dict[str, Any]]
-    left: dict[str, str]
-    already: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As the command line prints it."""
-        return {**dataclasses.asdict(self), "out": str(self.out)}
+__all__ = ["Result", "compress"]
 
 
 class _Journal:
-    """The walk's view of the work folder."""
+    """The walk's view of the work folder: codes come back from disk when they are asked for."""
 
     def __init__(self, work: WorkFolder) -> None:
         self._work = work
 
     def load(self, step: str) -> Visited | None:
         found = self._work.load(step)
-        return None if found is None else Visited(*found)
+        return None if found is None else _visited(found)
 
-    def save(self, step: str, made: Visited) -> None:
-        self._work.save(step, made.codes, made.notes)
+    def save(self, step: str, made: Visited) -> Visited:
+        return _visited(self._work.save(step, made.codes, made.notes))
 
     def scratch(self, name: str) -> Path:
         return self._work.scratch(name)
 
 
+def _visited(kept: Kept) -> Visited:
+    return Visited(LazyCodes(kept.code, kept.shapes), kept.notes)
+
+
 @dataclass(frozen=True)
 class _Run:
-    """All that decides a run."""
+    """All that decides a run. settings: seed, threads, device, dtype."""
 
     model: Model
     recipe: Recipe
@@ -115,29 +94,29 @@ def compress(
     threads: of all numerical libraries (default: the cores); part of what decides the bytes.
     device, dtype: where and in what type the walk computes.
     exclude: patterns of tensors that no method touches.
-    work_dir: where unfinished work is kept (default OUT.work); a run begun again goes on there.
+    work_dir: the folder that holds `OUT.work`, where unfinished work is kept (default: OUT's own). The same call
+        again goes on there; what calls with other settings left is removed when one has finished.
     dry_run: only say what it would take.
 
     Raises UsageError for what was asked wrongly (OUT exists, unknown settings, data that do not fit), ResourceError
     when memory or disk do not suffice, FormatError for damaged input. OUT is written whole or not at all.
     """
     began = time.monotonic()
-    progress = progress or Silent()
-    out = Path(out)
+    output = Output.at(out, work_dir)
     with numerical_threads(threads) as count:
         model = source if isinstance(source, Model) else open_model(source)
+        output.check_outside(model.skeleton.folder)
         settings = {"seed": seed, "threads": count, "device": device, "dtype": dtype}
         run = _prepare(model, _recipe(recipe, tuple(exclude)), data, blocks, length, settings)
-        done = _already(out, run.key)
-        if done is not None:
-            return dataclasses.replace(done, seconds=time.monotonic() - began, peak_rss_bytes=memory.peak())
-        needs = predict.predict(model, run.recipe, None if run.data is None else run.data.inputs.shape)
-        work_root = Path(work_dir) if work_dir is not None else out.with_name(out.name + ".work")
-        predict.check(needs, work_root)
-        if dry_run:
-            return needs
-        _writable(out)
-        result = _run(run, out, work_root, count, progress)
+        work = WorkFolder(output.work, run.key, model.dtypes, count)
+        result = _already(run, output, work)
+        if result is None:
+            output.check_writable()
+            needs = predict.predict(model, run.recipe, None if run.data is None else run.data.inputs, dtype, device)
+            predict.check(needs, output, work.size())
+            if dry_run:
+                return needs
+            result = _run(run, output, work, progress or Silent())
     return dataclasses.replace(result, seconds=time.monotonic() - began, peak_rss_bytes=memory.peak())
 
 
@@ -147,7 +126,7 @@ def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...]) -
     if isinstance(recipe, Method):
         recipe = recipe if isinstance(recipe, Recipe) else Recipe((recipe,))
     else:
-        recipe = Recipe.from_arguments(recipe)
+        recipe = Recipe.from_arguments([recipe] if isinstance(recipe, str) else recipe)
     if not recipe.methods:
         raise UsageError("the recipe is empty", remedy="name a method, such as -m quantize.gptq:bits=4,group=64")
     if not exclude:
@@ -163,37 +142,29 @@ def _prepare(
     model: Model, recipe: Recipe, files: Sequence[str | Path], blocks: int, length: int, settings: dict[str, Any]
 ) -> _Run:
     data = calibration(model, files, blocks=blocks, length=length) if recipe.statistics else None
-    digest = "" if data is None else hashlib.sha256(data.inputs.tobytes() + data.name.encode()).hexdigest()
-    return _Run(model, recipe, data, settings, run_key(model, recipe, digest, settings))
+    return _Run(model, recipe, data, settings, run_key(model, recipe, data, settings))
 
 
-def _already(out: Path, key: str) -> Result | None:
-    """The finished identical artifact, None when `out` is free. Raises UsageError for any other OUT."""
-    if not out.exists():
+def _already(run: _Run, output: Output, work: WorkFolder) -> Result | None:
+    """The result when the very artifact stands at OUT. Raises UsageError when another one does."""
+    sections = output.finished(run.key)
+    if sections is None:
         return None
-    if out.is_dir() and is_artifact(out):
-        sections = manifest.read(out)
-        if sections.get("run", {}).get("key") == key:
-            return _result(out, int(sections["model"]["weights"]), sections, already=True)
-        raise UsageError(
-            f"{out} exists and was made from other inputs or settings", remedy="choose another output, or remove it"
-        )
-    if out.is_dir() and not any(out.iterdir()):
-        return None
-    raise UsageError(f"{out} exists", remedy="choose another output, or remove it")
+    if work.folder.is_dir():
+        # Left by a kill after OUT was there; whoever works in it at the moment does this himself.
+        with contextlib.suppress(RarefyError), work:
+            work.discard()
+    return result_of(output, sections, already=True)
 
 
-def _writable(out: Path) -> None:
-    """Fail before hours of work, not after them."""
-    probe = out.with_name(f".{out.name}.probe")
-    with writing(out):
-        probe.write_bytes(b"")
-        probe.unlink()
-
-
-def _run(run: _Run, out: Path, work_root: Path, threads: int, progress: Progress) -> Result:
+def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Result:
     settings = run.settings
-    with WorkFolder(work_root, run.key, run.model.dtypes, threads) as work:
+    with work:
+        # Another run may have finished between the first look at OUT and the lock.
+        sections = output.finished(run.key)
+        if sections is not None:
+            work.discard()
+            return result_of(output, sections, already=True)
         evidence = Evidence(
             None if run.data is None else run.data.inputs,
             device=settings["device"],
@@ -202,66 +173,15 @@ def _run(run: _Run, out: Path, work_root: Path, threads: int, progress: Progress
             progress=progress,
         )
         made = run.recipe.apply(run.model, evidence, seed=settings["seed"])
-        sections = _sections(run, made)
         fresh = work.root / "out"
-        shutil.rmtree(fresh, ignore_errors=True)
-        write_artifact(made, fresh, run.recipe, sections, work.root / "records", threads, progress)
-        with writing(out):
-            if out.is_dir():
-                out.rmdir()
-            _move(fresh, out)
-        result = _result(out, made.weights, manifest.read(out))
+        sections = sections_of(run.model, made, run.recipe, run.data, {"key": run.key, **settings})
+        write_artifact(made, fresh, run.recipe, sections, work.scratch("records"), settings["threads"], progress)
+        try:
+            output.put(fresh)
+        except ResourceError:
+            # A run with another work folder may have been faster.
+            if output.finished(run.key) is None:
+                raise
+        result = result_of(output, manifest.read(output.path))
         work.discard()
     return result
-
-
-def _move(fresh: Path, out: Path) -> None:
-    """Rename into place; across file systems, copy beside it first, so that OUT still appears at once."""
-    try:
-        os.rename(fresh, out)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        beside = out.with_name(f".{out.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(fresh, beside)
-        os.rename(beside, out)
-    sync_folder(out.parent)
-
-
-def _sections(run: _Run, made: Model) -> dict[str, Any]:
-    held = list(run.model.sections.get("calibration", []))
-    original = run.model.sections.get("original") or {"bytes": predict.model_bytes(run.model)}
-    return {
-        "model": {**made.skeleton.describe(), "weights": made.weights, "outside": _outside(made)},
-        "original": original,
-        "recipe": run.recipe.to_toml(),
-        "history": [dataclasses.asdict(step) for step in made.history],
-        "calibration": held + ([run.data.section()] if run.data else []),
-        "run": {"key": run.key, **run.settings, "versions": versions()},
-    }
-
-
-def _outside(model: Model) -> dict[str, str]:
-    """Matrices that no method can see: key -> why."""
-    keys = model.keys
-    unknown = outside(model.skeleton.empty, model.skeleton.ties)
-    return {keys[name]: f"a parameter of {kind}, which is not understood" for name, kind in unknown.items()}
-
-
-def _result(out: Path, weights: int, sections: dict[str, Any], already: bool = False) -> Result:
-    total = TensorDirectory(out).size
-    steps = [
-        {
-            "method": step["method"],
-            "settings": step["settings"],
-            "coded": len(step["damage"]),
-            "worst": max(step["damage"].items(), key=lambda item: item[1], default=None),
-        }
-        for step in sections["history"]
-    ]
-    coded = {name for step in sections["history"] for name in step["damage"]}
-    left = {
-        name: why for step in sections["history"] for name, why in step["untouched"].items() if name not in coded
-    } | sections["model"].get("outside", {})
-    return Result(out, total, weights, bpw(total, weights), 0.0, 0, steps, left, already)

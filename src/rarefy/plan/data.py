@@ -34,6 +34,13 @@ class Calibration:
     fingerprint: str
     name: str
 
+    @classmethod
+    def of(cls, model: Model, inputs: NDArray[Any], fingerprint: str, name: str) -> Calibration:
+        """Raises UsageError when the network does not read such inputs."""
+        if reads_tokens(model):
+            check_ids(model, inputs, name)
+        return cls(inputs, fingerprint, name)
+
     def section(self) -> dict[str, Any]:
         """What the manifest keeps of it."""
         return {"name": self.name, "shape": list(self.inputs.shape), "fingerprint": self.fingerprint}
@@ -56,18 +63,20 @@ def tokenizer_of(model: Model) -> Any:
         raise UsageError(f"the tokenizer of {model.source} cannot be loaded", str(error)) from None
 
 
-def calibration(model: Model, files: Sequence[str | Path], *, blocks: int = BLOCKS, length: int = LENGTH) -> Calibration:
+def calibration(
+    model: Model, files: Sequence[str | Path], *, blocks: int = BLOCKS, length: int = LENGTH
+) -> Calibration:
     """The calibration inputs of a network: `files`, or the default text for one that reads tokens.
 
-    blocks: at most so many blocks of `length` tokens (or examples, of arrays).
+    blocks: at most so many blocks of `length` tokens, or of token ids in arrays; other arrays are used whole.
     Raises UsageError when there is no fit between network and data.
     """
     source = _source(model, files, evaluation=False)
     if isinstance(source, Text):
         tokens = source.tokens(tokenizer_of(model), _length(model, length), blocks)
-        return Calibration(tokens.ids, tokens.fingerprint(), tokens.name)
+        return Calibration.of(model, tokens.ids, tokens.fingerprint(), tokens.name)
     x = source.x if np.issubdtype(source.x.dtype, np.floating) else source.x[:blocks]
-    return Calibration(x, source.fingerprint(), source.name)
+    return Calibration.of(model, x, source.fingerprint(), source.name)
 
 
 def evaluation(
@@ -77,11 +86,32 @@ def evaluation(
     source = _source(model, files, evaluation=True)
     if isinstance(source, Text):
         if is_causal(model):
-            return source.tokens(tokenizer_of(model), _length(model, length), blocks)
+            tokens = source.tokens(tokenizer_of(model), _length(model, length), blocks)
+            check_ids(model, tokens.ids, source.name)
+            return tokens
         return source.sentences(tokenizer_of(model), min(128, _length(model, 128)), blocks)
-    if is_causal(model):
-        return source.tokens()
-    return source if blocks is None else Arrays(source.x[:blocks], None if source.y is None else source.y[:blocks], source.name)
+    if blocks is not None:
+        source = Arrays(source.x[:blocks], None if source.y is None else source.y[:blocks], source.name)
+    if reads_tokens(model):
+        check_ids(model, source.x, source.name)
+    return source.tokens() if is_causal(model) else source
+
+
+def check_ids(model: Model, ids: NDArray[Any], name: str) -> None:
+    """Raise UsageError unless `ids` are blocks of token ids that the network knows, no longer than it reads."""
+    shape = f"x is {ids.dtype} {ids.shape}"
+    if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 2:
+        raise UsageError(f"{name} does not hold token ids", shape, "give integers of shape (blocks, tokens), or text")
+    if ids.shape[1] > _length(model, ids.shape[1]):
+        raise UsageError(f"the blocks of {name} are longer than {model.source} reads", shape, "cut them")
+    find = getattr(model.skeleton.empty, "get_input_embeddings", None)
+    known = getattr(find() if find else None, "num_embeddings", None)
+    if known is not None and ids.size and not (ids.min() >= 0 and ids.max() < known):
+        raise UsageError(
+            f"{name} has token ids that {model.source} does not know",
+            f"they go from {ids.min()} to {ids.max()}, the network knows 0 to {known - 1}",
+            "use the tokenizer that belongs to the network",
+        )
 
 
 def is_causal(model: Model) -> bool:

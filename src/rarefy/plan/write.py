@@ -37,11 +37,14 @@ def write_artifact(
     threads: int,
     progress: Progress,
 ) -> None:
-    """Write `model` to the new folder `folder`. scratch: where records wait for the container. Raises ResourceError."""
-    with writing(folder):
-        shutil.rmtree(scratch, ignore_errors=True)
-        folder.mkdir(parents=True)
-        scratch.mkdir(parents=True)
+    """Write `model` to `folder`. scratch: where records wait for the container. What a killed run left in either goes.
+
+    Raises ResourceError.
+    """
+    for made in (folder, scratch):
+        with writing(made):
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
     items: list[tuple[str, bytes | Path]] = []
     with progress.task("writing", len(model.codes)) as advance:
         for i, key in enumerate(model.codes):
@@ -89,7 +92,8 @@ def unpack(model: Model, folder: Path, progress: Progress) -> None:
         fresh.mkdir(parents=True)
     try:
         with progress.task("unpacking", len(model.codes)) as advance:
-            write_tensors(fresh / SINGLE, [(key, _payload(model, key, advance)) for key in model.codes], {"format": "pt"})
+            payloads = [(key, _payload(model, key, advance)) for key in model.codes]
+            write_tensors(fresh / SINGLE, payloads, {"format": "pt"})
         config = model.skeleton.config()
         if config is not None:
             write_json(fresh / "config.json", config)

@@ -1,0 +1,87 @@
+"""What a run made: its result, and what its manifest says."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rarefy.families import outside
+from rarefy.files.directory import TensorDirectory
+from rarefy.plan.identity import versions
+from rarefy.plan.predict import model_bytes
+from rarefy.units import bpw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rarefy.model import Model
+    from rarefy.plan.data import Calibration
+    from rarefy.plan.output import Output
+    from rarefy.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made. bytes: of all weight files; already: the very same artifact was there before.
+
+    left: parameters of two or more dimensions that no step coded, with the reason.
+    """
+
+    out: Path
+    bytes: int
+    weights: int
+    bpw: float
+    seconds: float
+    peak_rss_bytes: int
+    steps: list[dict[str, Any]]
+    left: dict[str, str]
+    already: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command line prints it."""
+        return {**dataclasses.asdict(self), "out": str(self.out)}
+
+
+def sections_of(
+    model: Model, made: Model, recipe: Recipe, data: Calibration | None, run: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest's sections: nothing of clock, host, path or progress.
+
+    model, made: before and after. run: the key and the settings.
+    """
+    held = list(model.sections.get("calibration", []))
+    return {
+        "model": {**made.skeleton.describe(), "weights": made.weights, "outside": _outside(made)},
+        "original": model.sections.get("original") or {"bytes": model_bytes(model)},
+        "recipe": recipe.to_toml(),
+        "history": [dataclasses.asdict(step) for step in made.history],
+        "calibration": held + ([data.section()] if data else []),
+        "run": {**run, "versions": versions()},
+    }
+
+
+def _outside(model: Model) -> dict[str, str]:
+    """Matrices that no method can see: key -> why."""
+    keys = model.keys
+    unknown = outside(model.skeleton.empty, model.skeleton.ties)
+    return {keys[name]: f"a parameter of {kind}, which is not understood" for name, kind in unknown.items()}
+
+
+def result_of(output: Output, sections: dict[str, Any], already: bool = False) -> Result:
+    """The result that stands at OUT; seconds and memory are the caller's to say."""
+    history, weights = sections["history"], int(sections["model"]["weights"])
+    total = TensorDirectory(output.path).size
+    steps = [
+        {
+            "method": step["method"],
+            "settings": step["settings"],
+            "coded": len(step["damage"]),
+            "worst": max(step["damage"].items(), key=lambda item: item[1], default=None),
+        }
+        for step in history
+    ]
+    coded = {name for step in history for name in step["damage"]}
+    untouched = {name: why for step in history for name, why in step["untouched"].items() if name not in coded}
+    left = untouched | sections["model"].get("outside", {})
+    return Result(output.out, total, weights, bpw(total, weights) if weights else 0.0, 0.0, 0, steps, left, already)
