@@ -136,6 +136,7 @@ class TransformersSkeleton(Skeleton):
     def build(self) -> nn.Module:
         import transformers
         from accelerate import init_empty_weights
+        from transformers.initialization import no_init_weights
 
         kind = getattr(transformers, self.architecture, None)
         if kind is None or not hasattr(kind, "from_pretrained"):
@@ -147,7 +148,7 @@ class TransformersSkeleton(Skeleton):
         try:
             config = kind.config_class.from_dict(copy.deepcopy(self._config))
             config.dtype = None
-            with init_empty_weights(include_buffers=False):
+            with no_init_weights(), init_empty_weights(include_buffers=False):
                 module = kind(config)
             module.tie_weights()
         except RarefyError:
@@ -210,7 +211,9 @@ class FactorySkeleton(Skeleton):
         except (ImportError, AttributeError) as error:
             raise UsageError(
                 f"{self.factory} cannot be called", str(error), "name an importable function: pkg.mod:factory"
-            ) from None
+            ) from error
+        except Exception as error:
+            raise UsageError(f"{self.factory} failed", f"{type(error).__name__}: {error}") from error
         from torch import nn
 
         if not isinstance(made, nn.Module):
