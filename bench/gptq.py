@@ -37,6 +37,7 @@ Array = NDArray[Any]
 HERE = Path(__file__).resolve().parent
 LENGTH = 512
 NGRAM = 24
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,18 @@ def divergences(original: Path, copies: list[Path], ids: Array, batch: int = 2) 
 
 
 def kept_divergences(cache: Path, original: Path, copies: list[Path], ids: Array) -> list[Array]:
-    """`divergences`, each copy's row kept beside it once computed."""
-    files = [cache / f"kl-{copy.name}-{len(ids)}" / "blocks.npy" for copy in copies]
-    missing = [i for i, file in enumerate(files) if not file.exists()]
-    if missing:
-        rows = divergences(original, [copies[i] for i in missing], ids)
+    """`divergences`, kept every CHUNK blocks: evaluation goes on where it was stopped."""
+    found: list[list[Array]] = [[] for _ in copies]
+    for start in range(0, len(ids), CHUNK):
+        files = [cache / f"kl-{copy.name}-{len(ids)}-{start}" / "blocks.npy" for copy in copies]
+        missing = [i for i, file in enumerate(files) if not file.exists()]
+        rows = divergences(original, [copies[i] for i in missing], ids[start : start + CHUNK]) if missing else ()
         for i, row in zip(missing, rows, strict=True):
             with whole(files[i].parent) as work:
                 np.save(work / "blocks.npy", row)
-    return [np.load(file) for file in files]
+        for parts, file in zip(found, files, strict=True):
+            parts.append(np.load(file))
+    return [np.concatenate(parts) for parts in found]
 
 
 def figures(found: Interval) -> dict[str, float]:
