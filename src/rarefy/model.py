@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rarefy.codes import Dense
 from rarefy.errors import FormatError, UsageError
 from rarefy.skeletons import ModuleSkeleton, Skeleton
@@ -71,6 +73,13 @@ class Model:
         for key, name in sorted(names.items(), key=lambda item: item[1] in skeleton.ties):
             owners.setdefault(skeleton.ties.get(name, name), key)
         aliases = {key for key, name in names.items() if owners[skeleton.ties.get(name, name)] != key}
+        for key in sorted(aliases):
+            owner = owners[skeleton.ties.get(names[key], names[key])]
+            if not same_values(codes[owner], codes[key]):
+                raise FormatError(
+                    f"{key} and {owner} differ, and the network has one parameter for both",
+                    remedy='if they are not tied, say so in its config ("tie_word_embeddings": false)',
+                )
         kept = LazyCodes.selected(codes, [key for key in codes if key not in aliases])
         names = {key: name for key, name in names.items() if key not in aliases}
         return cls(skeleton, kept, MappingProxyType(dict(dtypes)), names, source, **more)
@@ -110,14 +119,17 @@ class Model:
         unknown = set(new) - set(self.codes)
         if unknown:
             raise UsageError(f"the model has no tensor {min(unknown)}")
-        return replace(self, codes=ChainMap(dict(new), self.codes), history=(*self.history, step))  # type: ignore[arg-type]
+        codes = ChainMap(new, self.codes) if new else self.codes  # type: ignore[arg-type]
+        return replace(self, codes=codes, history=(*self.history, step))
 
     def tensors(
         self, names: list[str], device: str = "cpu", dtype: torch.dtype | None = None
     ) -> dict[str, torch.Tensor]:
-        """Decoded tensors by module name. Floating ones are `dtype` (default float32), integers as they are."""
-        keys = self.keys
-        return {name: decoded(self.codes[keys[name]], device, dtype) for name in names if name in keys}
+        """Decoded tensors by module name, tied names one tensor; those that the files do not hold are left out.
+
+        Floating ones are `dtype` (default float32), integers as they are.
+        """
+        return decoded_by_name(self.codes, self.keys, names, device, dtype)
 
     def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The whole network, a fresh module with every weight restored (float32 unless `dtype`)."""
@@ -165,6 +177,14 @@ def shape_of(codes: Mapping[str, Code], key: str) -> tuple[int, ...]:
     return tuple(codes[key].shape)
 
 
+def same_values(one: Code, other: Code) -> bool:
+    """Whether two codes decode to the same numbers, bit for bit where both are dense."""
+    if isinstance(one, Dense) and isinstance(other, Dense) and one.dtype == other.dtype:
+        bits = f"<u{one.dtype.size}"
+        return bool(np.array_equal(one.raw().view(bits), other.raw().view(bits)))
+    return bool(np.array_equal(one.decode(), other.decode(), equal_nan=True))
+
+
 def retie(module: nn.Module, ties: Mapping[str, str]) -> nn.Module:
     """Make tied names share one parameter again, which assignment of a state dict undoes."""
     for alias, owner in ties.items():
@@ -180,6 +200,15 @@ def decoded(code: Code, device: str, dtype: torch.dtype | None) -> torch.Tensor:
     if isinstance(code, Dense) and not code.dtype.floating:
         return torch.from_numpy(code.raw().copy()).to(device)
     return torch.from_numpy(code.decode()).to(device=device, dtype=dtype or torch.float32)
+
+
+def decoded_by_name(
+    codes: Mapping[str, Code], keys: Mapping[str, str], names: Iterable[str], device: str, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """Tensors of module names by way of their file keys; names with one key share one tensor."""
+    held = [name for name in names if name in keys]
+    made = {key: decoded(codes[key], device, dtype) for key in dict.fromkeys(keys[name] for name in held)}
+    return {name: made[keys[name]] for name in held}
 
 
 def dense_codes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Dense]:
