@@ -28,7 +28,8 @@ class Spool:
     def clear(self) -> None:
         """Start anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True)
         self._sums = []
 
     def discard(self) -> None:
@@ -47,13 +48,13 @@ class Spool:
         with writing(self.folder):
             (self.folder / "sums.json").write_text(json.dumps(self._sums))
 
-    def load(self, j: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+    def load(self, j: int, device: str) -> torch.Tensor:
         """Micro-batch j. Raises FormatError when it is damaged."""
         try:
             array = np.load(self.folder / f"{j}.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise FormatError(f"spooled activations {j} cannot be read", str(error)) from None
-        return _to_torch(array, dtype).to(device)
+        return _to_torch(array).to(device)
 
     def intact(self, count: int) -> bool:
         """Whether all `count` micro-batches are there as they were written."""
@@ -62,7 +63,7 @@ class Spool:
             return len(sums) == count and all(
                 zlib.crc32(np.load(self.folder / f"{j}.npy", allow_pickle=False).data) == sums[j] for j in range(count)
             )
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, TypeError):
             return False
 
 
@@ -70,11 +71,12 @@ def _to_numpy(value: torch.Tensor) -> np.ndarray[Any, Any]:
     import torch
 
     value = value.detach().cpu().contiguous()
-    return (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
+    # uint16 stands for bf16, which NumPy lacks and no network computes in.
+    return (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy()
 
 
-def _to_torch(array: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
+def _to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
     import torch
 
     value = torch.from_numpy(array)
-    return value.view(torch.bfloat16) if dtype == torch.bfloat16 else value
+    return value.view(torch.bfloat16) if value.dtype == torch.uint16 else value

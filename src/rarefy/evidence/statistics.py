@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from numpy.typing import NDArray
     from torch import nn
@@ -50,6 +53,10 @@ class Moment:
             self._factors[key] = inverse_factor(s).astype(np.float32)
         return self._factors[key]
 
+    def finite(self) -> bool:
+        """Whether no input overflowed."""
+        return bool(np.isfinite(self.s).all())
+
     def energy(self, w: NDArray[np.float32]) -> float:
         """E |W x|^2 = tr(W S W^T) of a matrix (out, in)."""
         from rarefy.maths.linalg import quadratic
@@ -57,49 +64,89 @@ class Moment:
         return quadratic(w, self.s)
 
 
-class MomentGatherer:
-    """Sums x x^T per site while a segment runs. Sites fed with one tensor share one sum."""
+Stream = tuple[str, int]
+"""One flow of inputs: (the first layer that reads it, which of that layer's runs in a micro-batch)."""
 
-    def __init__(self, module: nn.Module, paths: list[str]) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._same: dict[str, str] = {}
-        self._current: list[tuple[Any, str]] = []
+
+class MomentGatherer:
+    """Sums x x^T while a segment runs, for each parameter over all its uses. Layers fed with one tensor share a sum."""
+
+    def __init__(self, module: nn.Module, uses: Mapping[str, tuple[str, ...]]) -> None:
+        """uses: parameter -> paths of the linear layers and convolutions that multiply by it."""
+        self._uses = uses
+        self._sums: dict[Stream, torch.Tensor] = {}
+        self._counts: dict[Stream, int] = {}
+        self._read: dict[str, list[Stream]] = {path: [] for paths in uses.values() for path in paths}
+        self._usual: dict[str, list[Stream]] | None = None
+        self._irregular: set[str] = set()
+        self._current: list[tuple[torch.Tensor, int, Any, Stream]] = []
         self._handles = [
-            module.get_submodule(path).register_forward_pre_hook(functools.partial(self._see, path)) for path in paths
+            module.get_submodule(path).register_forward_pre_hook(functools.partial(self._see, path), with_kwargs=True)
+            for path in self._read
         ]
 
-    def _see(self, path: str, layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].detach()
-        for seen, leader in self._current:
-            if seen is args[0] and self._same.get(path, leader) == leader and type(layer).__name__ == "Linear":
-                self._same[path] = leader
-                return
-        self._current.append((args[0], path))
-        rows = unfold(layer, x)
-        if path not in self._sums:
-            import torch
+    def _see(self, path: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["input"]
+        how = unfolding(layer)
+        # The version tells a tensor that was changed in place from what it was before.
+        known = [s for seen, version, h, s in self._current if seen is x and version == x._version and h == how]
+        stream = known[0] if known else (path, len(self._read[path]))
+        self._read[path].append(stream)
+        if not known:
+            self._current.append((x, x._version, how, stream))
+            self._add(stream, unfold(layer, x.detach()).float())
 
-            self._sums[path] = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float32, device=rows.device)
-            self._counts[path] = 0
-        rows = rows.float()
-        self._sums[path].addmm_(rows.T, rows)
-        self._counts[path] += len(rows)
+    def _add(self, stream: Stream, rows: torch.Tensor) -> None:
+        if stream not in self._sums:
+            self._sums[stream] = rows.new_zeros(rows.shape[1], rows.shape[1])
+            self._counts[stream] = 0
+        self._sums[stream].addmm_(rows.T, rows)
+        self._counts[stream] += len(rows)
 
     def next_batch(self) -> None:
-        """Forget which tensors were seen: call between micro-batches."""
+        """Close a micro-batch: call after each."""
+        if self._usual is None:
+            self._usual = self._read
+        for path, streams in self._read.items():
+            own = all(leader == path for leader, _ in [*streams, *self._usual[path]])
+            if streams != self._usual[path] and not own:
+                self._irregular.add(path)
+            elif len(streams) > len(self._usual[path]):
+                self._usual[path] = streams
+        self._read = {path: [] for path in self._read}
         self._current.clear()
 
-    def close(self) -> dict[str, Moment]:
-        """Remove the hooks; the moment of every path that ran."""
+    def close(self) -> dict[str, Moment | str]:
+        """Remove the hooks; of every parameter its moment, or why it has none."""
         for handle in self._handles:
             handle.remove()
-        self._current.clear()
-        made = {
-            path: Moment((total / max(self._counts[path], 1)).cpu().numpy(), self._counts[path])
-            for path, total in self._sums.items()
-        }
-        return made | {path: made[leader] for path, leader in self._same.items()}
+        made: dict[tuple[Stream, ...], Moment] = {}
+        gathered: dict[str, Moment | str] = {}
+        for parameter, paths in self._uses.items():
+            streams = tuple(stream for path in paths for stream in (self._usual or {}).get(path, []))
+            if self._irregular & set(paths):
+                gathered[parameter] = "its inputs are shared with another layer's in some batches only"
+            elif not streams:
+                gathered[parameter] = "calibration never reached it"
+            else:
+                if streams not in made:
+                    made[streams] = self._moment(streams)
+                gathered[parameter] = made[streams]
+        return gathered
+
+    def _moment(self, streams: tuple[Stream, ...]) -> Moment:
+        count = sum(self._counts[stream] for stream in streams)
+        total = functools.reduce(operator.add, (self._sums[stream] for stream in streams))
+        return Moment((total / max(count, 1)).cpu().numpy(), count)
+
+
+def unfolding(layer: nn.Module) -> tuple[Any, ...]:
+    """What decides the rows that `unfold` makes of an input: equal for layers that can share a sum."""
+    from torch import nn
+
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    return ()
 
 
 def unfold(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

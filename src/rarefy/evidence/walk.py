@@ -6,6 +6,7 @@ activations between segments are on disk. A finished segment is in the journal, 
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rarefy.evidence.sites import Site
 from rarefy.evidence.spool import Spool
 from rarefy.evidence.statistics import Moment, MomentGatherer, SecondMoment, Statistic, moment_obstacle
-from rarefy.families import Place, Segments
-from rarefy.families.segments import Call, model_inputs, to_device
-from rarefy.model import Model, decoded
+from rarefy.families import Segments
+from rarefy.families.segments import Call
+from rarefy.families.values import NotAChain, model_inputs, to_device
+from rarefy.model import Model, decoded_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +57,7 @@ def _at_rest(
     with evidence.progress.task(f"coding {segments.names[i]}", len(segments), i) as advance:
         made = evidence.journal.load(step)
         if made is None:
-            made = visit(_sites(model, segments, i, {}))
-            evidence.journal.save(step, made)
+            made = evidence.journal.save(step, visit(_sites(model, segments, i, {}, model.codes)))
         advance(1)
     return made
 
@@ -65,24 +66,19 @@ def _sites(
     model: Model,
     segments: Segments,
     i: int,
-    moments: Mapping[str, Moment],
+    gathered: Mapping[str, Moment | str],
     codes: Mapping[str, Code] | None = None,
     needs: Iterable[Statistic] = (),
 ) -> list[Site]:
     keys = model.keys
-    label = segments.names[i]
     made = []
     for place in segments.places()[i]:
-        statistics, obstacles = {}, {}
-        for need in needs:
-            found = next((moments[path] for path in place.modules if path in moments), None)
-            if found is not None:
-                statistics[need] = found
-            else:
-                layer = segments.module.get_submodule(place.modules[0])
-                obstacles[need] = moment_obstacle(layer) or "calibration never reached it"
+        found = gathered.get(place.parameter, "no data were run")
+        statistics = {} if isinstance(found, str) else dict.fromkeys(needs, found)
+        obstacles = dict.fromkeys(needs, found) if isinstance(found, str) else {}
         key = keys[place.parameter]
-        made.append(Site(key, place.kind, label, (codes or model.codes)[key], statistics, obstacles))
+        code = (model.codes if codes is None else codes)[key]
+        made.append(Site(key, place.kind, segments.names[i], code, statistics, obstacles))
     return made
 
 
@@ -94,59 +90,87 @@ class _Walk:
     ) -> None:
         self.model, self.segments, self.evidence = model, segments, evidence
         self.needs, self.visit, self.name = needs, visit, name
-        self.codes = dict(model.codes)
+        # What a finished segment made stands before what was there; nothing is read until it is asked for.
+        self.codes = ChainMap[str, Any]({}, model.codes)  # type: ignore[arg-type]
         self.keys = model.keys
         self.calls: list[list[Call]] = []
         self.batches = evidence.micro_batches()
         self.inputs = [model_inputs(segments.module, batch) for batch in self.batches]
         if segments.blocks:
             segments.probe(self._tensors(len(segments) - 1), to_device(self.inputs[0], evidence.device))
-        if segments.reason:
-            evidence.progress.note(f"one segment, held in memory whole: {segments.reason}")
 
     def run(self) -> list[Visited]:
         import torch
 
+        with torch.no_grad():
+            try:
+                return self._run_all()
+            except NotAChain as error:
+                self.segments.one_segment(str(error))
+                self.codes = ChainMap[str, Any]({}, self.model.codes)  # type: ignore[arg-type]
+                self.calls.clear()
+                return self._run_all()
+
+    def _run_all(self) -> list[Visited]:
+        if self.segments.reason:
+            self.evidence.progress.note(f"one segment, held in memory whole: {self.segments.reason}")
         # Each segment runs every batch twice: as it was, and as it was coded.
         passes = 2 * len(self.batches)
-        with torch.no_grad():
-            made = self._resume()
-            for i in range(len(made), len(self.segments)):
-                with self.evidence.progress.task(
-                    f"coding {self.segments.names[i]}", passes * len(self.segments), passes * i
-                ) as advance:
-                    made.append(self._segment(i, advance))
+        made = self._resume()
+        for i in range(len(made), len(self.segments)):
+            with self.evidence.progress.task(
+                f"coding {self.segments.names[i]}", passes * len(self.segments), passes * i
+            ) as advance:
+                made.append(self._segment(i, advance))
         return made
 
+    def _step(self, i: int) -> str:
+        return f"{self.name}-{i:04d}" if self.segments.blocks else f"{self.name}-whole"
+
     def _spool(self, i: int) -> Spool:
-        return Spool(self.evidence.journal.scratch(f"{self.name}-activations-{i:04d}"))
+        return Spool(self.evidence.journal.scratch(f"{self._step(i)}-activations"))
 
     def _resume(self) -> list[Visited]:
-        """What the journal already has; the network's first part is run again for the blocks' other arguments."""
+        """What the journal already has."""
         made: list[Visited] = []
         while len(made) < len(self.segments):
-            found = self.evidence.journal.load(f"{self.name}-{len(made):04d}")
+            found = self.evidence.journal.load(self._step(len(made)))
             if found is None:
                 break
             made.append(found)
-        last = len(made) - 1
-        if 0 <= last < len(self.segments) - 1 and not self._spool(last).intact(len(self.batches)):
-            return []
-        for visited in made:
-            self.codes.update(visited.codes)
-        if made and last < len(self.segments) - 1:
-            tensors = self._tensors(0)
-            self.calls = [self._head(tensors, j)[1] for j in range(len(self.batches))]
+            self._adopt(found)
+        if 0 < len(made) < len(self.segments):
+            self._catch_up(len(made) - 1)
         return made
 
-    def _tensors(self, i: int) -> dict[str, torch.Tensor]:
-        names = [name for name in self.segments.tensor_names(i) if name in self.keys]
-        cache: dict[str, torch.Tensor] = {}
-        for name in names:
-            key = self.keys[name]
-            if key not in cache:
-                cache[key] = decoded(self.codes[key], self.evidence.device, self.evidence.torch_dtype)
-        return {name: cache[self.keys[name]] for name in names}
+    def _adopt(self, visited: Visited) -> None:
+        self.codes.maps.insert(0, visited.codes)  # type: ignore[arg-type]
+
+    def _catch_up(self, last: int) -> None:
+        """Bring back what the segment after `last` is fed with: from the spool, or where that is damaged, by running
+        what was coded before. The network's first part runs in any case, for the blocks' other arguments."""
+        tensors = self._tensors(0)
+        self.calls = [self._head(tensors, j)[1] for j in range(len(self.batches))]
+        if not self._spool(last).intact(len(self.batches)):
+            for i in range(last + 1):
+                self._feed(i, self._tensors(i))
+                if i > 0:
+                    self._spool(i - 1).discard()
+
+    def _feed(self, i: int, tensors: Mapping[str, torch.Tensor], advance: Callable[[int], None] | None = None) -> None:
+        """Run segment `i` and spool what comes out, for the next one."""
+        spool = self._spool(i)
+        spool.clear()
+        for j in range(len(self.batches)):
+            spool.append(self._run(i, tensors, j))
+            if advance is not None:
+                advance(1)
+        spool.seal()
+
+    def _tensors(self, i: int, codes: Mapping[str, Code] | None = None) -> dict[str, torch.Tensor]:
+        names, evidence = self.segments.tensor_names(i), self.evidence
+        held = self.codes if codes is None else codes
+        return decoded_by_name(held, self.keys, names, evidence.device, evidence.torch_dtype)
 
     def _head(self, tensors: Mapping[str, torch.Tensor], j: int) -> tuple[torch.Tensor, list[Call]]:
         return self.segments.head(tensors, to_device(self.inputs[j], self.evidence.device))
@@ -163,48 +187,47 @@ class _Walk:
             else:
                 self.calls[j] = calls
             return value
-        value = self._spool(i - 1).load(j, self.evidence.torch_dtype, self.evidence.device)
+        value = self._spool(i - 1).load(j, self.evidence.device)
         if i == len(self.segments) - 1:
-            return self.segments.tail(tensors, inputs, value)
+            return self.segments.tail(tensors, inputs, value, check=j == 0)
         return self.segments.block(i, tensors, value, self.calls[j][i - 1])
 
     def _segment(self, i: int, advance: Callable[[int], None]) -> Visited:
         """Gather, visit, run what was coded, note it down."""
-        tensors = self._tensors(i)
-        moments = self._gather(i, tensors, advance)
-        visited = self.visit(_sites(self.model, self.segments, i, moments, self.codes, self.needs))
-        self.codes.update(visited.codes)
+        gathered = self._gather(i, advance)
+        visited = self.visit(_sites(self.model, self.segments, i, gathered, self.codes, self.needs))
+        codes = ChainMap(visited.codes, self.codes)  # type: ignore[arg-type]
         if i < len(self.segments) - 1:
-            if visited.codes:
-                tensors = self._tensors(i)
-            spool = self._spool(i)
-            spool.clear()
-            for j in range(len(self.batches)):
-                spool.append(self._run(i, tensors, j))
-                advance(1)
-            spool.seal()
+            self._feed(i, self._tensors(i, codes), advance)
         else:
             advance(len(self.batches))
-        self.evidence.journal.save(f"{self.name}-{i:04d}", visited)
+        visited = self.evidence.journal.save(self._step(i), visited)
+        self._adopt(visited)
         if i > 0:
             self._spool(i - 1).discard()
         return visited
 
-    def _gather(self, i: int, tensors: Mapping[str, torch.Tensor], advance: Callable[[int], None]) -> dict[str, Moment]:
-        """Second moments of the segment's sites, summed per micro-batch in batch order."""
-        paths = self._reachable(self.segments.places()[i])
-        if not paths or SecondMoment() not in self.needs:
-            advance(len(self.batches))
-            return {}
-        gatherer = MomentGatherer(self.segments.module, paths)
-        for j in range(len(self.batches)):
-            self._run(i, tensors, j)
-            gatherer.next_batch()
-            advance(1)
-        return gatherer.close()
-
-    def _reachable(self, places: list[Place]) -> list[str]:
+    def _gather(self, i: int, advance: Callable[[int], None]) -> dict[str, Moment | str]:
+        """Second moments of the segment's sites, summed per micro-batch in batch order, or why there is none."""
         module = self.segments.module
-        return [path for place in places for path in place.modules if not moment_obstacle(module.get_submodule(path))]
-
-
+        gathered: dict[str, Moment | str] = {}
+        uses = {}
+        for place in self.segments.places()[i]:
+            obstacles = {path: moment_obstacle(module.get_submodule(path)) for path in place.modules}
+            uses[place.parameter] = tuple(path for path, obstacle in obstacles.items() if not obstacle)
+            if not uses[place.parameter]:
+                gathered[place.parameter] = obstacles[place.modules[0]]
+                del uses[place.parameter]
+        if not uses or SecondMoment() not in self.needs:
+            advance(len(self.batches))
+            return gathered
+        tensors = self._tensors(i)
+        gatherer = MomentGatherer(module, uses)
+        try:
+            for j in range(len(self.batches)):
+                self._run(i, tensors, j)
+                gatherer.next_batch()
+                advance(1)
+        finally:
+            moments = gatherer.close()
+        return gathered | moments

@@ -76,6 +76,8 @@ def places(module: nn.Module, ties: dict[str, str]) -> list[Place]:
             kind = "embedding"
         else:
             continue
+        if layer._parameters.get("weight") is None:  # computed from others, as by weight_norm
+            continue
         name = f"{path}.weight" if path else "weight"
         found.setdefault(ties.get(name, name), (kind, []))[1].append(path)
     return [Place(name, kind, tuple(paths)) for name, (kind, paths) in found.items()]

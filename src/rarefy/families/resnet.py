@@ -1,4 +1,4 @@
-"""ResNets: residual blocks in stages; transformers' own, and those whose stages are nn.Sequentials layer1, layer2, ..."""
+"""ResNets: residual blocks in stages; transformers' own, and those whose stages are layer1, layer2, ..."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rarefy.families.base import Place, family_of, places
+from rarefy.families.values import NotAChain, has_nan, nans_like, whole_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import torch
-    from torch import nn
 
     from rarefy.skeletons import Skeleton
 
@@ -97,90 +97,113 @@ class Segments:
     def probe(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> None:
         """Learn what runs before the blocks, and check that these feed one another; else it is one segment.
 
-        tensors: those outside the blocks. Stand-ins hand on what they get, so in a chain each one is given the very
-        tensor that the one before returned, alone or as the first of a tuple.
+        tensors: those outside the blocks.
         """
         if not self.blocks:
             return
-        why = "its blocks do not feed one another"
+        reasons = []
         for self._tuples in (False, True):
             try:
-                if self._is_chain(tensors, inputs):
-                    return
+                with self._watch() as ran:
+                    self.head(tensors, inputs, check=True)
+                self._before = frozenset(ran)
+                needed = {name: tensors[name] for name in self.tensor_names(0) if name in tensors}
+                self.head(needed, inputs, check=True)
+                return
+            except NotAChain as error:
+                reasons.append(str(error))
             except Exception as error:
-                why = f"it does not run with its blocks stood in for ({type(error).__name__}: {error})"
-        self.one_segment(why)
+                reasons.append(f"it does not run with its blocks stood in for ({type(error).__name__}: {error})")
+        self.one_segment(reasons[0])
 
-    def _is_chain(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> bool:
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[list[str]]:
+        """Paths of the modules outside the blocks that run."""
         ran: list[str] = []
-        values: list[Any] = []
         handles = [
-            layer.register_forward_pre_hook(lambda _layer, _args, path=path: None if values else ran.append(path))
+            layer.register_forward_pre_hook(lambda _layer, _args, path=path: ran.append(path))
             for path, layer in self.module.named_modules()
             if path not in self.blocks
         ]
-
-        def stand_in(i: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                values.append((i, _split(args, kwargs)[0]))
-                if i == len(self.blocks) - 1:
-                    raise _Caught
-                return self._wrap(values[-1][1])
-
-            return forward
-
         try:
-            with self._stand_ins(stand_in), contextlib.suppress(_Caught):
-                self._call(tensors, inputs)
+            yield ran
         finally:
             for handle in handles:
                 handle.remove()
-        self._before = frozenset(ran)
-        return [i for i, _ in values] == list(range(len(self.blocks))) and all(v is values[0][1] for _, v in values)
 
-    def head(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> tuple[torch.Tensor, list[Call]]:
-        """Run segment 0: the first block's input, and what each block is called with beside it."""
+    def head(
+        self, tensors: Mapping[str, torch.Tensor], inputs: Any, *, check: bool = False
+    ) -> tuple[torch.Tensor, list[Call]]:
+        """Run segment 0: the first block's input, and what each block is called with beside it.
+
+        Stand-ins hand on NaNs, so what depends on a running value shows. Raises NotAChain when a block is not given
+        the very tensor that the one before returned, or, with `check`, when its other arguments depend on one.
+        """
         calls: list[Call] = []
-        first: list[torch.Tensor] = []
+        values: list[torch.Tensor] = []
 
         def stand_in(i: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 value, rest, named = _split(args, kwargs)
+                if i != len(calls):
+                    raise NotAChain("its blocks do not run once each and in order")
+                if i > 0 and value is not values[-1]:
+                    raise NotAChain("its blocks do not feed one another")
+                if i > 0 and check and has_nan((rest, named)):
+                    raise NotAChain("its blocks are given more than the running value of the one before")
                 if i == 0:
-                    first.append(value)
+                    values.append(value)
                 calls.append(Call(rest, named))
                 if i == len(self.blocks) - 1:
                     raise _Caught
-                return self._wrap(value)
+                values.append(nans_like(value))
+                return self._wrap(values[-1])
 
             return forward
 
-        with self._stand_ins(stand_in), contextlib.suppress(_Caught):
+        with self._stand_ins(stand_in), contextlib.suppress(_Caught), whole_only(check):
             self._call(tensors, inputs)
-        return first[0], calls
+        if len(calls) < len(self.blocks):
+            raise NotAChain("some of its blocks do not run")
+        return values[0], calls
 
     def block(self, i: int, tensors: Mapping[str, torch.Tensor], value: torch.Tensor, call: Call) -> torch.Tensor:
-        """Run segment i (1-based block) on the running value."""
+        """Run segment i (1-based block) on the running value. Raises NotAChain when it returns something else."""
+        import torch
         from torch.func import functional_call
 
         path = self.blocks[i - 1]
         own = {name[len(path) + 1 :]: tensor for name, tensor in tensors.items()}
         out = functional_call(self.module.get_submodule(path), own, (value, *call.args), call.kwargs)
-        first: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        first = out[0] if self._tuples and isinstance(out, tuple) else out
+        if not isinstance(first, torch.Tensor):
+            raise NotAChain(f"{path} returns a {type(first).__name__}, not a tensor")
         return first
 
-    def tail(self, tensors: Mapping[str, torch.Tensor], inputs: Any, value: torch.Tensor) -> Any:
-        """Run the last segment on the last block's output: the network's own output."""
+    def tail(
+        self, tensors: Mapping[str, torch.Tensor], inputs: Any, value: torch.Tensor, *, check: bool = False
+    ) -> Any:
+        """Run the last segment on the last block's output: the network's own output.
+
+        Raises NotAChain, with `check`, when that output depends on more than `value`.
+        """
 
         def stand_in(i: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 last = i == len(self.blocks) - 1
-                return self._wrap(value if last else _split(args, kwargs)[0])
+                return self._wrap(value if last else nans_like(_split(args, kwargs)[0]))
 
             return forward
 
-        with self._stand_ins(stand_in):
-            return self._call(tensors, inputs)
+        why = "what comes after its blocks takes more than the last one's output"
+        with self._stand_ins(stand_in), whole_only(check):
+            try:
+                out = self._call(tensors, inputs)
+            except RuntimeError as error:
+                raise (NotAChain(f"{why} ({error})") if check else error) from None
+        if check and has_nan(out) and not has_nan(value):
+            raise NotAChain(why)
+        return out
 
     def whole(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> Any:
         """Run a network that is one segment."""
@@ -213,28 +236,3 @@ def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[An
         return args[0], args[1:], dict(kwargs)
     rest = dict(kwargs)
     return rest.pop("hidden_states"), (), rest
-
-
-def to_device(value: Any, device: str) -> Any:
-    """Nested tuples, lists and dicts of tensors moved to `device`."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple | list):
-        return type(value)(to_device(item, device) for item in value)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    return value
-
-
-def model_inputs(module: nn.Module, batch: Any) -> Any:
-    """The (args, kwargs) that a forward wants for a batch: token ids, or a float array."""
-    from transformers import PreTrainedModel
-
-    if isinstance(module, PreTrainedModel):
-        named = {module.main_input_name: batch}
-        if getattr(module.config, "use_cache", None) is not None:
-            named["use_cache"] = False
-        return (), named
-    return (batch,), {}

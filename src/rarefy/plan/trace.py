@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rarefy.evidence.statistics import unfold
-from rarefy.families.segments import model_inputs
+from rarefy.families.values import model_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

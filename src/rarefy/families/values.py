@@ -1,0 +1,77 @@
+"""What flows between segments: moved, marked, and watched for what does not belong to one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class NotAChain(Exception):
+    """What was taken for a chain of blocks is none; says why."""
+
+
+@contextlib.contextmanager
+def whole_only(check: bool) -> Iterator[None]:
+    """With `check`, raise NotAChain where a weight is used that the segment was not given.
+
+    Those are on the meta device, and torch multiplies them without a word, leaving what was in memory.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(getattr(value, "is_meta", False) for value in args):
+                raise NotAChain("a part of it uses weights of another")
+            return func(*args, **(kwargs or {}))
+
+    with Refuse() if check else contextlib.nullcontext():
+        yield
+
+
+def nans_like(value: torch.Tensor) -> torch.Tensor:
+    """NaNs in the shape and, where it has them, the type of `value`."""
+    import torch
+
+    return torch.full_like(value, math.nan, dtype=value.dtype if value.is_floating_point() else torch.float32)
+
+
+def has_nan(value: Any) -> bool:
+    """Whether there is a NaN in nested tuples, lists and dicts of tensors."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.is_floating_point() and bool(value.isnan().any())
+    if isinstance(value, Mapping):
+        return any(has_nan(item) for item in value.values())
+    return isinstance(value, tuple | list) and any(has_nan(item) for item in value)
+
+
+def to_device(value: Any, device: str) -> Any:
+    """Nested tuples, lists and dicts of tensors copied to `device`: a network may change its inputs in place."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, tuple | list):
+        return type(value)(to_device(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value
+
+
+def model_inputs(module: nn.Module, batch: Any) -> Any:
+    """The (args, kwargs) that a forward wants for a batch: token ids, or a float array."""
+    from transformers import PreTrainedModel
+
+    if isinstance(module, PreTrainedModel):
+        named = {module.main_input_name: batch}
+        if getattr(module.config, "use_cache", None) is not None:
+            named["use_cache"] = False
+        return (), named
+    return (batch,), {}
