@@ -7,14 +7,18 @@ one line of help. Most methods are a `PerTensor` and write only `encode`.
 from __future__ import annotations
 
 import dataclasses
-import re
 from abc import ABC, abstractmethod
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import Evidence, Site, Statistic, Visited, relative_error, walk
 from rarefy.model import Model, Step
+from rarefy.settings import split_outside_brackets
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
@@ -106,7 +110,7 @@ def apply_jointly(methods: Sequence[PerTensor], model: Model, evidence: Evidence
         return Visited(codes, {"damage": damage, "untouched": untouched})
 
     made = walk(model, evidence, needs, visit, name)
-    codes = {key: code for visited in made for key, code in visited.codes.items()}
+    codes = ChainMap[str, Any](*(visited.codes for visited in made))  # type: ignore[arg-type]
     for i, method in enumerate(methods):
         damage = merged(visited.notes["damage"][i] for visited in made)
         untouched = merged(visited.notes["untouched"][i] for visited in made)
@@ -115,10 +119,31 @@ def apply_jointly(methods: Sequence[PerTensor], model: Model, evidence: Evidence
 
 
 def encode(method: PerTensor, site: Site) -> Code:
-    """The method's code for a site, with the zeros of earlier steps still zero."""
+    """The method's code for a site, with the zeros of earlier steps still zero.
+
+    Raises RarefyError when its weights or what calibration saw of it are not finite.
+    """
+    refuse_non_finite(site)
     code = method.encode(site)
     keep = site.keep()
     return code if keep is None else code.masked(keep.reshape(code.shape))
+
+
+def refuse_non_finite(site: Site) -> None:
+    """Raise RarefyError when a site's weights or second moments hold infinities or NaNs: no code of them means much."""
+    from rarefy.evidence import Moment
+
+    if not np.isfinite(site.weight()).all():
+        raise RarefyError(
+            f"{site.name} has infinite or NaN weights",
+            remedy=f"repair the weights, or keep it as it is with --exclude '{site.name}'",
+        )
+    if not all(moment.finite() for moment in site.statistics.values() if isinstance(moment, Moment)):
+        raise RarefyError(
+            f"what flows into {site.name} is not finite",
+            "an activation overflowed, or a weight before it is infinite or NaN",
+            f"check the weights and the data, or keep it as it is with --exclude '{site.name}'",
+        )
 
 
 def damage_of(site: Site, new: Code) -> float:
@@ -136,12 +161,13 @@ def merged(parts: Any) -> dict[str, Any]:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """`a=1,b=x` -> {"a": "1", "b": "x"}; commas inside brackets do not split."""
+    """`a=1,b=x` -> {"a": "1", "b": "x"}; commas inside brackets do not split. Raises UsageError."""
     pairs: dict[str, str] = {}
-    for part in re.split(r",(?![^\[]*\])", text):
-        if part:
-            key, _, value = part.partition("=")
-            pairs[key.strip()] = value.strip()
+    for part in split_outside_brackets(text):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or key in pairs:
+            raise UsageError(f"{part!r} is not a setting" if not equals else f"{key} is given twice", "write name=value")
+        pairs[key] = value
     return pairs
 
 

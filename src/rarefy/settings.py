@@ -40,8 +40,10 @@ def check(method: Any) -> None:
             raise UsageError(where, f"it must be one of {', '.join(map(str, choices))}")
         for item in value if isinstance(value, tuple) else (value,):
             number = isinstance(item, int | float) and not isinstance(item, bool)
-            if number and (not math.isfinite(item) or (low is not None and item < low)):
-                raise UsageError(where, f"it must be at least {low}" if low is not None else "it must be finite")
+            if number and not math.isfinite(item):
+                raise UsageError(where, "it must be finite")
+            if number and low is not None and item < low:
+                raise UsageError(where, f"it must be at least {low}")
             if number and high is not None and item > high:
                 raise UsageError(where, f"it must be at most {high}")
 
@@ -74,7 +76,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 def _convert(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str):
-            value = [part.strip() for part in value.strip("[]").split(",") if part.strip()]
+            listed = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+            value = split_outside_brackets(listed)
         return tuple(_convert(item, typing.get_args(kind)[0]) for item in value)
     if kind is bool:
         return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
@@ -87,6 +90,18 @@ def _convert(value: Any, kind: Any) -> Any:
     if kind is str and not isinstance(value, str):
         return _fail(value)
     return kind(value)
+
+
+def split_outside_brackets(text: str) -> list[str]:
+    """Parts between the commas that stand outside square brackets, stripped, empty ones left out."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _fail(value: Any) -> Any:

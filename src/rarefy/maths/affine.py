@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rarefy.codes.dtypes import dtype_of, from_float32, to_float32
+from rarefy.errors import RarefyError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,14 +24,20 @@ def fit(low: Floats, high: Floats, bits: int, *, symmetric: bool, scale_dtype: s
 
     low, high: float32, any one shape: the range of each group.
     Returns (s, z), float32, that shape; s is rounded to `scale_dtype`, as it will be stored, before it is used; z is
-    an integer in [0, 2^b - 1]. A group of zeros gets s = 1.
+    an integer in [0, 2^b - 1]. A group of zeros gets s = 1. Raises RarefyError when a scale overflows.
     """
     none = np.float32(0)
     low, high = np.minimum(low, none), np.maximum(high, none)
     levels = np.float32((1 << bits) - 1)
-    span = np.asarray(2 * np.maximum(-low, high) if symmetric else high - low, np.float32)
+    with np.errstate(over="ignore"):
+        span = np.asarray(2 * np.maximum(-low, high) if symmetric else high - low, np.float32)
     kind = dtype_of(scale_dtype)
     s = to_float32(from_float32(span / levels, kind), kind)
+    if not np.isfinite(s).all():
+        raise RarefyError(
+            f"weights up to {max(high.max(), -low.min()):.3g} are too large for scales in {scale_dtype}",
+            remedy="store the scales as F32, or exclude the tensor",
+        )
     s = np.where(s > 0, s, np.float32(1))
     if symmetric:
         return s, np.full_like(s, 1 << (bits - 1))
