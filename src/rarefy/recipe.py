@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,15 @@ class Recipe(Method):
     @property
     def statistics(self) -> frozenset[Statistic]:
         """What its methods ask for: empty when it needs no data."""
-        return frozenset[Any]().union(*(method.needs for method in self.methods))
+        return frozenset[Any]().union(*(method.needs for method in self.flat()))
+
+    def flat(self) -> list[Method]:
+        """Its methods in order, those of recipes inside it among them."""
+        return [one for method in self.methods for one in (method.flat() if isinstance(method, Recipe) else [method])]
 
     def stages(self) -> list[list[Method]]:
         """Methods that run together."""
-        grouped = itertools.groupby(enumerate(self.methods), lambda im: -1 if isinstance(im[1], PerTensor) else im[0])
+        grouped = itertools.groupby(enumerate(self.flat()), lambda im: -1 if isinstance(im[1], PerTensor) else im[0])
         return [[method for _, method in run] for _, run in grouped]
 
     def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
@@ -49,7 +54,7 @@ class Recipe(Method):
     def to_toml(self) -> str:
         """The recipe as TOML, every setting written out; `from_toml` reads it back to an equal recipe."""
         blocks = []
-        for method in self.methods:
+        for method in self.flat():
             lines = ["[[method]]", f"name = {_value(method.name())}"]
             lines += [f"{key} = {_value(value)}" for key, value in method.settings().items() if value is not None]
             blocks.append("\n".join(lines) + "\n")
@@ -100,8 +105,8 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        # JSON's escapes are TOML's; TOML wants the delete character escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return repr(value)

@@ -28,7 +28,9 @@ def find(name: str) -> type[Method]:
     path = f"{__name__}.{name}" if name in names() else name
     try:
         module = importlib.import_module(path)
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, TypeError) as error:
+        if isinstance(error, ImportError) and not _is_absent(path, error):
+            raise UsageError(f"method {name} cannot be imported", str(error)) from None
         close = difflib.get_close_matches(name, names(), 1)
         remedy = f"did you mean {close[0]}?" if close else "`rarefy methods` lists them"
         raise UsageError(f"no method is called {name!r}", remedy=remedy) from None
@@ -37,3 +39,8 @@ def find(name: str) -> type[Method]:
         if own and issubclass(value, Method) and not inspect.isabstract(value):
             return value  # type: ignore[no-any-return]
     raise UsageError(f"module {name} defines no method", remedy="define a frozen dataclass that derives from Method")
+
+
+def _is_absent(path: str, error: ImportError) -> bool:
+    """Whether `path` itself, or a package above it, is what could not be found."""
+    return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{path}.".startswith(f"{error.name}.")
