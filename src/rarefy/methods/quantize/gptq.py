@@ -48,7 +48,7 @@ class GPTQ(PerTensor):
 
         def open_group(start: int, rest: NDArray[np.float32]) -> None:
             if start % group == 0:
-                own = rest[:group]
+                own = rest[:group] if keep is None else np.where(keep.T[start : start + group], rest[:group], np.float32(0))
                 s[start // group], z[start // group] = self._fit(own.min(axis=0), own.max(axis=0))
 
         def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
