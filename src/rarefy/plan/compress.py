@@ -13,14 +13,14 @@ from rarefy.evidence import Evidence, Visited
 from rarefy.files import manifest
 from rarefy.files.journal import Kept, WorkFolder
 from rarefy.measure import memory
-from rarefy.model import LazyCodes, Model
+from rarefy.model import Model
 from rarefy.opening import open_model
 from rarefy.plan import predict
 from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
 from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
 from rarefy.plan.result import Result, result_of, sections_of
-from rarefy.plan.write import write_artifact
+from rarefy.plan.write import Recorded, write_artifact
 from rarefy.progress import Progress, Silent
 from rarefy.recipe import Recipe
 from rarefy.threads import numerical_threads
@@ -54,7 +54,7 @@ class _Journal:
 
 
 def _visited(kept: Kept) -> Visited:
-    return Visited(LazyCodes(kept.code, kept.shapes), kept.notes)
+    return Visited(Recorded(kept.code, kept.shapes, kept.record), kept.notes)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rarefy.codes import Dense
 from rarefy.codes.dtypes import dtype_of
 from rarefy.errors import ResourceError, UsageError
@@ -21,12 +23,13 @@ from rarefy.units import human
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
 
     from rarefy.families import Place
     from rarefy.model import Model
     from rarefy.plan.output import Output
-    from rarefy.plan.trace import Trace
+    from rarefy.plan.trace import Traced
     from rarefy.recipe import Recipe
 
 LIBRARIES = 64_000_000
@@ -62,17 +65,17 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
     Raises UsageError when the network does not take such inputs.
     """
     plan = _Plan(model, recipe)
-    reads, writes = model_bytes(model), plan.written()
-    taken, spooled = plan.at_rest(), 0
+    writes, taken, spooled = plan.written(), plan.at_rest(), 0
     if inputs is not None:
         evidence = Evidence(inputs, device=device, dtype=dtype)
         batches = evidence.micro_batches()
-        trace = plan.trace(batches[0], evidence)
-        walked = plan.walk(trace, evidence.torch_dtype.itemsize, len(batches), device == "cpu")
+        traced = plan.trace(batches[0], evidence)
+        walked = plan.walk(traced, evidence.torch_dtype.itemsize, len(batches), device == "cpu")
         taken = max(taken, walked + sum(batch.nbytes for batch in batches))
-        # What a segment reads and what it writes; the journal and the records hold the codes beside.
-        spooled = 2 * trace.value * len(batches)
-    return Needs(LIBRARIES + taken, 3 * writes + spooled, reads, writes)
+        # What a segment reads and what it writes.
+        spooled = 2 * max(segment.value for segment in traced) * len(batches)
+    # The codes are in the journal, in records for the container, and in OUT.
+    return Needs(LIBRARIES + taken, 3 * writes + spooled, model_bytes(model), writes)
 
 
 class _Plan:
@@ -81,66 +84,77 @@ class _Plan:
     def __init__(self, model: Model, recipe: Recipe) -> None:
         self.model, self.keys = model, model.keys
         self.shapes = {name: shape_of(model.codes, key) for name, key in self.keys.items()}
-        self.numel = {name: math.prod(shape) for name, shape in self.shapes.items()}
+        self.numel = {key: math.prod(shape_of(model.codes, key)) for key in model.codes}
         self.segments = Segments(model.skeleton)
-        self.methods = [method for method in recipe.methods if isinstance(method, PerTensor)]
-        self.all_coded = len(self.methods) < len(recipe.methods)
+        methods = [method for method in recipe.methods if isinstance(method, PerTensor)]
+        known = len(methods) == len(recipe.methods)
+        self.places = [
+            [place for place in places if not known or any(not m.declines(self._site(place)) for m in methods)]
+            for places in self.segments.places()
+        ]
 
-    def trace(self, batch: Any, evidence: Evidence) -> Trace:
-        from rarefy.plan.trace import Trace
+    def _site(self, place: Place) -> Site:
+        """A place as methods see it, without values."""
+        code = Dense(lambda: np.empty(0), self.shapes[place.parameter], dtype_of("F32"))
+        return Site(self.keys[place.parameter], place.kind, "", code)
 
+    def _paths(self, i: int) -> list[str]:
+        """Layers of segment `i` whose second moment is gathered."""
+        find = self.segments.module.get_submodule
+        return [path for place in self.places[i] for path in place.modules if not moment_obstacle(find(path))]
+
+    def trace(self, batch: torch.Tensor, evidence: Evidence) -> list[Traced]:
+        """Every segment on one micro-batch."""
+        from rarefy.plan.trace import trace
+
+        tensors = {name: (key, self.shapes[name]) for name, key in self.keys.items()}
+        gather = [path for i in range(len(self.places)) for path in self._paths(i)]
+        segments = self.segments
         try:
-            return Trace(self.segments, self.shapes, batch, evidence.torch_dtype)
+            return trace(segments.module, tensors, segments.blocks, gather, batch, evidence.torch_dtype)
         except Exception as error:
-            shape = "x".join(map(str, batch.shape[1:]))
+            shape = " x ".join(map(str, batch.shape[1:]))
             raise UsageError(f"{self.model.source} does not take examples of {shape}", str(error)) from None
-
-    def coded(self, place: Place) -> bool:
-        """Whether a method takes a place, for all that can be known before."""
-        shape = self.shapes[place.parameter]
-        key = self.keys[place.parameter]
-        site = Site(key, place.kind, "", Dense(lambda: None, shape, dtype_of("F32")))  # type: ignore[arg-type,return-value]
-        return self.all_coded or any(not method.declines(site) for method in self.methods)
 
     def at_rest(self) -> int:
         """Memory of coding and of writing the largest tensor."""
-        coding = max((self.numel[p.parameter] for ps in self.segments.places() for p in ps if self.coded(p)), default=0)
-        stored = max((self._stored(key) for key in self.model.codes), default=0)
+        coding = max((self._size(place) for places in self.places for place in places), default=0)
+        stored = max((self._stored(key) for key in self.numel), default=0)
         return max(CODING * coding, WRITING * stored)
 
-    def walk(self, trace: Trace, itemsize: int, batches: int, on_host: bool) -> int:
+    def walk(self, traced: list[Traced], itemsize: int, batches: int, on_host: bool) -> int:
         """Memory of the hungriest segment."""
-        return trace.calls * batches * on_host + max(
-            self._segment(i, trace, itemsize, on_host) for i in range(len(self.segments))
+        beside = batches * max(segment.beside for segment in traced) * on_host
+        outside = self._weights(set().union(*(traced[i].modules for i in (0, -1))), itemsize)
+        return beside + max(
+            outside * on_host, *(self._segment(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
         )
 
-    def _segment(self, i: int, trace: Trace, itemsize: int, on_host: bool) -> int:
-        module = self.segments.module
-        names = {self.keys[name]: self.numel[name] for name in self.segments.tensor_names(i) if name in self.keys}
-        weights = itemsize * sum(names.values()) * on_host
-        places = [place for place in self.segments.places()[i] if self.coded(place)]
-        coded = [self.numel[place.parameter] for place in places]
-        paths = [path for place in places for path in place.modules if not moment_obstacle(module.get_submodule(path))]
-        if not paths and i == len(self.segments) - 1:
-            return weights
-        run = trace.run(i, paths)
-        moments = [width * width for width in run.moments]
+    def _segment(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:
+        coded = [self._size(place) for place in self.places[i]]
+        moments = [width * width for width in traced.moments]
         sums = 4 * sum(moments)
-        gathering = weights + max(sums + run.activations * on_host, 2 * sums)
+        if i == len(self.places) - 1 and not moments:
+            return 0  # it is not run
+        gathering = (self._weights(traced.modules, itemsize) + traced.activations) * on_host + sums
         # Each moment's factor is kept, in float32, until the segment is done.
-        visiting = (
-            weights + 2 * sums + sum(coded) + max(FACTORING * max(moments, default=0), CODING * max(coded, default=0))
-        )
-        return max(gathering, visiting)
+        visiting = 2 * sums + sum(coded) + max(FACTORING * max(moments, default=0), CODING * max(coded, default=0))
+        return max(gathering, 2 * sums, visiting)
+
+    def _weights(self, modules: set[str], itemsize: int) -> int:
+        keys = {key for name, key in self.keys.items() if name.rpartition(".")[0] in modules}
+        return itemsize * sum(self.numel[key] for key in keys)
+
+    def _size(self, place: Place) -> int:
+        return self.numel[self.keys[place.parameter]]
 
     def written(self) -> int:
         """Bytes of the weight files: a byte for a weight that is coded, its own type for others."""
-        coded = {self.keys[p.parameter] for places in self.segments.places() for p in places if self.coded(p)}
-        codes = self.model.codes
-        return sum(math.prod(shape_of(codes, key)) if key in coded else self._stored(key) for key in codes)
+        coded = {self.keys[place.parameter] for places in self.places for place in places}
+        return sum(self.numel[key] if key in coded else self._stored(key) for key in self.numel)
 
     def _stored(self, key: str) -> int:
-        return math.prod(shape_of(self.model.codes, key)) * dtype_of(self.model.dtypes[key]).size
+        return self.numel[key] * dtype_of(self.model.dtypes[key]).size
 
 
 def model_bytes(model: Model) -> int:

@@ -1,13 +1,16 @@
-"""What a segment's run takes in memory, found without computing: only shapes go through the network."""
+"""What a network's segments take in memory, found without computing: only shapes go through it."""
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,7 +20,51 @@ from rarefy.families.values import model_inputs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rarefy.families import Segments
+
+@dataclass
+class Traced:
+    """One segment. activations: the most bytes alive while it runs; moments: the inputs of each second moment gathered.
+
+    value, beside: bytes of a block's running value, and of the tensors it is given beside it.
+    modules: paths of what runs in it.
+    """
+
+    activations: int = 0
+    moments: list[int] = field(default_factory=list)
+    value: int = 0
+    beside: int = 0
+    modules: set[str] = field(default_factory=set)
+
+
+def trace(
+    module: nn.Module,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    blocks: Sequence[str],
+    gather: Sequence[str],
+    batch: torch.Tensor,
+    dtype: torch.dtype,
+) -> list[Traced]:
+    """Run the shape of a micro-batch through `module`: what comes before its blocks, each block, what comes after.
+
+    tensors: name -> (what names that are tied share, shape). gather: paths of layers whose second moment is wanted.
+    dtype: in which it computes. Without blocks, the network is one segment.
+
+    Raises whatever the network raises for inputs that it does not take.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    held = module.state_dict(keep_vars=True)
+    with mode, torch.no_grad():
+        made = {key: torch.empty(shape, dtype=dtype) for key, shape in tensors.values()}
+        # Integers are buffers, which the module has itself.
+        given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
+        args, kwargs = model_inputs(module, mode.from_tensor(batch))
+        with _Live() as live:
+            watch = _Watch(module, blocks, gather, live)
+            try:
+                functional_call(module, given, args, kwargs, tie_weights=True, strict=False)
+            finally:
+                watch.close()
+    return watch.segments
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,77 +95,54 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now)
 
 
-@dataclass(frozen=True)
-class Run:
-    """activations: the most bytes alive while a segment runs; moments: inputs of each second moment gathered."""
+class _Watch:
+    """Notes what lives, segment by segment, while a network runs."""
 
-    activations: int
-    moments: tuple[int, ...]
+    def __init__(self, module: nn.Module, blocks: Sequence[str], gather: Sequence[str], live: _Live) -> None:
+        self.segments = [Traced() for _ in range(len(blocks) + 2 if blocks else 1)]
+        self._live, self._now = live, self.segments[0]
+        self._inputs: list[Any] = []
+        self._handles: list[Any] = []
+        for path, layer in module.named_modules():
+            self._on(layer, lambda *_, path=path: self._now.modules.add(path))
+        for path in gather:
+            self._on(module.get_submodule(path), self._gathered)
+        for i, path in enumerate(blocks):
+            block = module.get_submodule(path)
+            self._on(block, lambda _layer, args, kwargs, i=i: self._enter(i + 1, args, kwargs))
+            self._handles.append(block.register_forward_hook(lambda *_, i=i: self._enter(i + 2)))
 
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._leave()
 
-class Trace:
-    """A network's segments, to be run on the shape of one micro-batch.
+    def _on(self, layer: nn.Module, see: Any) -> None:
+        def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            see(layer, args, kwargs)
 
-    calls: bytes that the blocks are given beside the running value; value: bytes of the running value.
+        self._handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
 
-    Raises whatever the network raises for inputs that it does not take.
-    """
+    def _enter(self, i: int, args: Any = (), kwargs: Any = None) -> None:
+        self._leave()
+        self._now = self.segments[i]
+        given = _tensors_in([args, kwargs])
+        if given:
+            value, *beside = given
+            self._now.value = value.nbytes
+            self._now.beside = sum({id(tensor): tensor.nbytes for tensor in beside}.values())
 
-    def __init__(
-        self, segments: Segments, shapes: Mapping[str, tuple[int, ...]], batch: torch.Tensor, dtype: torch.dtype
-    ) -> None:
-        """shapes: of the tensors by module name; dtype: in which the walk computes."""
-        self.segments, self.shapes, self.dtype = segments, shapes, dtype
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.inputs = model_inputs(segments.module, self._mode.from_tensor(batch))
-        self.calls = self.value = 0
-        if segments.blocks:
-            with self._mode, torch.no_grad():
-                segments.probe(self._tensors(len(segments) - 1), self.inputs)
-        if segments.blocks:
-            with self._mode, torch.no_grad():
-                self._value, self._calls = segments.head(self._tensors(0), self.inputs)
-            beside = _tensors_in([(call.args, call.kwargs) for call in self._calls])
-            self.calls = sum({id(tensor): tensor.nbytes for tensor in beside}.values())
-            self.value = self._value.nbytes
+    def _leave(self) -> None:
+        self._now.activations = max(self._now.activations, self._live.peak)
+        self._inputs.clear()
+        self._live.peak = self._live.now
 
-    def run(self, i: int, gather: list[str]) -> Run:
-        """Segment `i`, with the second moments of the layers `gather` or none."""
-        rows: list[tuple[Any, int]] = []
-
-        def see(layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            # As the gatherer does: inputs are held to the end, and those of several layers have one moment.
-            if not any(args[0] is seen for seen, _ in rows):
-                rows.append((args[0], unfold(layer, args[0]).float().shape[1]))
-
-        module = self.segments.module
-        handles = [module.get_submodule(path).register_forward_pre_hook(see) for path in gather]
-        try:
-            with self._mode, torch.no_grad():
-                tensors, value = self._tensors(i), self._value.clone() if self.segments.blocks else None
-                with _Live() as live:
-                    self._run(i, tensors, value)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return Run(live.peak, tuple(width for _, width in rows))
-
-    def _run(self, i: int, tensors: dict[str, torch.Tensor], value: Any) -> None:
-        if not self.segments.blocks:
-            self.segments.whole(tensors, self.inputs)
-        elif i == 0:
-            self.segments.head(tensors, self.inputs)
-        elif i == len(self.segments) - 1:
-            self.segments.tail(tensors, self.inputs, value)
-        else:
-            self.segments.block(i, tensors, value, self._calls[i - 1])
-
-    def _tensors(self, i: int) -> dict[str, torch.Tensor]:
-        """Weights without values. Integers are buffers of the module, which it has itself."""
-        state = self.segments.module.state_dict(keep_vars=True)
-        names = [name for name in self.segments.tensor_names(i) if name in self.shapes]
-        floating = [name for name in names if state[name].is_floating_point()]
-        return {name: torch.empty(self.shapes[name], dtype=self.dtype) for name in floating}
+    def _gathered(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # As the gatherer does: inputs are held to the end, and those of several layers have one moment.
+        x = args[0] if args else kwargs["input"]
+        if not any(x is seen for seen in self._inputs):
+            self._inputs.append(x)
+            self._now.moments.append(unfold(layer, x).float().shape[1])
 
 
 def _tensors_in(value: Any) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import ChainMap
 from typing import TYPE_CHECKING, Any
 
 from rarefy.codes import Dense
@@ -14,10 +15,10 @@ from rarefy.files.atomic import write_bytes, write_json, writing
 from rarefy.files.directory import SINGLE
 from rarefy.files.safetensors import Payload, chunks_of
 from rarefy.files.safetensors import write as write_tensors
-from rarefy.model import shape_of
+from rarefy.model import LazyCodes, shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def write_artifact(
         for i, key in enumerate(model.codes):
             path = scratch / f"{i}.record"
             with writing(path):
-                path.write_bytes(record.encode(model.codes[key], model.dtypes[key], threads=threads))
+                path.write_bytes(_record(model, key, threads))
             items.append((key, path))
             advance(1)
     container.write(folder, items)
@@ -58,6 +59,26 @@ def write_artifact(
     _copy_side_files(model, folder)
     write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
     manifest.write(folder, sections)
+
+
+class Recorded(LazyCodes):
+    """Codes that are on disk as the very records that an artifact holds. record: reads one."""
+
+    def __init__(
+        self, load: Callable[[str], Code], shapes: Mapping[str, tuple[int, ...]], record: Callable[[str], bytes]
+    ) -> None:
+        super().__init__(load, shapes)
+        self.record = record
+
+
+def _record(model: Model, key: str, threads: int) -> bytes:
+    """A tensor's record: as the journal has it, or made now."""
+    codes: Mapping[str, Code] = model.codes
+    while isinstance(codes, ChainMap):
+        codes = next(part for part in codes.maps if key in part)
+    if isinstance(codes, Recorded):
+        return codes.record(key)
+    return record.encode(codes[key], model.dtypes[key], threads=threads)
 
 
 def _write_config(model: Model, folder: Path) -> None:
