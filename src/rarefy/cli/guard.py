@@ -28,6 +28,7 @@ _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 _QUIET = {
     "HF_HUB_OFFLINE": "1",  # networks are read from disk; nothing is looked up elsewhere
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Defaults for libraries that would otherwise draw into our terminal; what the user set stays."""

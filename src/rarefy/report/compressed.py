@@ -148,5 +148,6 @@ def _grid() -> Table:
 def _data(entry: Mapping[str, Any]) -> str:
     """`the calibration part of pydoc_data.topics: 64 blocks of 512 tokens`."""
     shape = entry["shape"]
-    size = f"{shape[0]} blocks of {shape[1]} tokens" if len(shape) == 2 else f"{shape[0]} examples"
+    examples = str(entry["name"]).endswith(".npz") or len(shape) != 2
+    size = words.plural(shape[0], "example") if examples else f"{words.plural(shape[0], 'block')} of {shape[1]} tokens"
     return f"{entry['name']}: {size}"

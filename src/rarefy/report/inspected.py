@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rarefy.report.inspection import Inspection, Tensor
 
 
+GGUF = ", dequantized from what the file holds"
+
 ROLES = {
     "values": "quantized or kept values",
     "scale": "scales",
@@ -37,6 +39,8 @@ def tables(found: Inspection, layers: bool) -> RenderableType:
     if found.roles:
         parts += ["", _roles(found)]
     parts += ["", _tensors(found) if layers else _blocks(found)]
+    if found.steps:
+        parts.append(Text("damage: relative squared error of a layer's output, all steps together", "dim"))
     strange = _strange(found)
     if strange:
         parts += ["", *strange]
@@ -54,12 +58,14 @@ def _heading(found: Inspection) -> Table:
     blocks = f"{len(found.parts)} blocks" if found.parts else f"one segment, held whole: {found.whole_because}"
     grid.add_row(Text("network", "dim"), Text(found.architecture, "bold"))
     grid.add_row(Text("family", "dim"), f"{found.family or 'none that is known'}, {blocks}")
-    grid.add_row(Text("weights", "dim"), words.count(found.weights))
+    exact = f"{found.weights:,}"
+    about = words.count(found.weights)
+    grid.add_row(Text("weights", "dim"), exact if about == exact else f"{exact}, {about}")
     size = human(found.bytes) + ("" if math.isnan(found.bpw) else f", {found.bpw:.2f} bits a weight")
     if found.original is not None:
         size += f"; {human(found.original)} before, {found.original / max(found.bytes, 1):.2f}x"
     grid.add_row(Text("bytes", "dim"), Text(size, "bold"))
-    grid.add_row(Text("elements", "dim"), _dtypes(found.tensors))
+    grid.add_row(Text("elements", "dim"), _dtypes(found.tensors) + (GGUF if found.source.endswith(".gguf") else ""))
     if found.ties:
         ties = ", ".join(f"{alias} is {owner}" for alias, owner in found.ties.items())
         grid.add_row(Text("tied", "dim"), ties)
@@ -115,7 +121,8 @@ def _blocks(found: Inspection) -> Table:
     groups: dict[str, list[Tensor]] = {}
     for tensor in found.tensors:
         groups.setdefault(tensor.part, []).append(tensor)
-    for part, tensors in groups.items():
+    order = {part: i for i, part in enumerate(found.parts)}
+    for part, tensors in sorted(groups.items(), key=lambda item: order.get(item[0], -1)):
         table.add_row(
             part,
             str(len(tensors)),

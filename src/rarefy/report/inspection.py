@@ -98,8 +98,8 @@ def inspected(source: str, model: Model, total: int) -> Inspection:
     segments = Segments(model.skeleton)
     artifact = _reader(source, model)
     heads = {} if artifact is None else {name: artifact.head(name) for name in artifact.names()}
-    dense = Path(source).suffix != ".gguf"  # a GGUF was opened by dequantizing it: its own sizes are gone
-    tensors = _tensors(model, segments, heads, dense)
+    gguf = Path(source).suffix == ".gguf"
+    tensors = _tensors(model, segments, heads, gguf)
     unknown = outside(model.skeleton.empty, model.skeleton.ties)
     found = Inspection(
         source=source,
@@ -113,7 +113,7 @@ def inspected(source: str, model: Model, total: int) -> Inspection:
         ties=dict(model.skeleton.ties),
         unknown=unknown,
         side_files=_side_files(model),
-        roles=_roles(heads, total),
+        roles=_gguf_roles(source, total) if gguf else _roles(heads, total),
         steps=tuple(asdict(step) for step in model.history),
         original=model.sections.get("original", {}).get("bytes"),
         calibration=tuple(model.sections.get("calibration", ())),
@@ -151,7 +151,7 @@ def _side_files(model: Model) -> dict[str, int]:
     return {path.as_posix(): (folder / path).stat().st_size for path in model.skeleton.side_files()}
 
 
-def _tensors(model: Model, segments: Segments, heads: Mapping[str, Head], dense: bool) -> tuple[Tensor, ...]:
+def _tensors(model: Model, segments: Segments, heads: Mapping[str, Head], gguf: bool) -> tuple[Tensor, ...]:
     kind_of_key, part_of_key = _kinds(model, segments), _parts(model, segments)
     damage: Counter[str] = Counter()
     for step in model.history:
@@ -159,8 +159,12 @@ def _tensors(model: Model, segments: Segments, heads: Mapping[str, Head], dense:
     made = []
     for key in model.codes:
         shape, dtype = shape_of(model.codes, key), model.dtypes[key]
-        size = heads[key].total if key in heads else math.prod(shape) * dtype_of(dtype).size if dense else None
-        code = code_name(heads[key].node) if key in heads else f"dense {dtype}"
+        size: int | None = math.prod(shape) * dtype_of(dtype).size
+        code = f"dense {dtype}"
+        if key in heads:
+            size, code = heads[key].total, code_name(heads[key].node)
+        elif gguf:  # opened by dequantizing it: the file's own sizes and types are known by their sums only
+            size, code = None, "GGUF blocks"
         hurt = damage.get(key)
         made.append(Tensor(key, part_of_key(key), kind_of_key(key), shape, dtype, code, size, hurt))
     return tuple(made)
@@ -219,6 +223,17 @@ def _roles(heads: Mapping[str, Head], total: int) -> dict[str, int]:
             roles["record heads"] -= stream.coded if stream.inline is not None else 0
         roles["record heads"] += head.size
     roles["file headers"] = total - sum(head.total for head in heads.values())
+    return dict(roles.most_common())
+
+
+def _gguf_roles(source: str, total: int) -> dict[str, int]:
+    """Bytes of a GGUF file, its tokenizer aside, by element type."""
+    from gguf import GGUFReader
+
+    roles: Counter[str] = Counter()
+    for tensor in GGUFReader(source).tensors:
+        roles[tensor.tensor_type.name] += int(tensor.n_bytes)
+    roles["file headers"] = total - sum(roles.values())
     return dict(roles.most_common())
 
 
