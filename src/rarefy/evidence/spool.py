@@ -39,8 +39,10 @@ class Spool:
     def append(self, value: torch.Tensor) -> None:
         """Add the next micro-batch."""
         array = _to_numpy(value)
-        with writing(self.folder):
-            np.save(self.folder / f"{len(self._sums)}.npy", array, allow_pickle=False)
+        with writing(self.folder), (self.folder / f"{len(self._sums)}.npy").open("wb") as file:
+            # NumPy's own writing of an array's elements does not say why it failed.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.reshape(-1).view(np.uint8).data)
         self._sums.append(zlib.crc32(array.data))
 
     def seal(self) -> None:
