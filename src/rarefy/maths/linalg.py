@@ -20,7 +20,8 @@ def inverse_factor(s: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     import torch
 
-    reversed_s = torch.from_numpy(np.ascontiguousarray(s[::-1, ::-1]))
+    # A copy, since torch takes no negative strides, which a 1 x 1 array keeps through ascontiguousarray.
+    reversed_s = torch.from_numpy(s[::-1, ::-1].copy())
     lower, failed = torch.linalg.cholesky_ex(reversed_s)
     if int(failed):
         raise RarefyError("a second moment is not positive definite", remedy="raise the damping")
