@@ -24,13 +24,13 @@ def whole_only(check: bool) -> Iterator[None]:
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Refuse(TorchDispatchMode):
+    class Refuse(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if any(getattr(value, "is_meta", False) for value in args):
                 raise NotAChain("a part of it uses weights of another")
             return func(*args, **(kwargs or {}))
 
-    with Refuse() if check else contextlib.nullcontext():
+    with Refuse() if check else contextlib.nullcontext():  # type: ignore[no-untyped-call]
         yield
 
 
