@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,8 @@ from rarefy.cli.options import (
 
 if TYPE_CHECKING:
     from rarefy.model import Model
-    from rarefy.plan.compress import Result
+    from rarefy.plan.predict import Needs
+    from rarefy.plan.result import Result
     from rarefy.recipe import Recipe
 
 RECIPE = "What is done (one of the two)"
@@ -80,7 +81,7 @@ def compress(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where unfinished work is kept; OUT.work unless told.",
+            help="The folder that holds OUT.work, where unfinished work is kept; that of OUT unless told.",
             rich_help_panel=HARDWARE,
             show_default=False,
         ),
@@ -96,6 +97,7 @@ def compress(
     """
     from rarefy.cli.session import opened, session
     from rarefy.plan import compress as run
+    from rarefy.plan.predict import Needs
     from rarefy.report.progress import showing
 
     steps = _recipe(recipe, method or [])  # before anything slow is imported: most mistakes are made here
@@ -119,10 +121,10 @@ def compress(
             dry_run=dry_run,
             progress=progress,
         )
-    if isinstance(made, run.Result):
-        _answer(model, network, made, json)
-    else:
+    if isinstance(made, Needs):
         _needs(made, json)
+    else:
+        _answer(model, network, made, json)
 
 
 def _recipe(file: Path | None, words: list[str]) -> Recipe:
@@ -158,7 +160,7 @@ def _answer(source: str, network: Model, made: Result, json: bool) -> None:
     show(report.table())
 
 
-def _needs(needs: Any, json: bool) -> None:
+def _needs(needs: Needs, json: bool) -> None:
     from rarefy.report.console import print_json
     from rarefy.units import human
 

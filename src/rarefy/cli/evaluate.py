@@ -88,7 +88,7 @@ def _measured(
     with progress.task("restoring weights", 0):
         module = network.module(device, dtype_of(dtype))
         reference = None if original is None else original.module(device, dtype_of(dtype))
-    with progress.task(f"evaluating on {data.name}", _blocks(data)) as advance:
+    with progress.task(f"evaluating on {_shape(data)}", _blocks(data)) as advance:
         found = measure(module, data, against=reference, device=device, progress=_stepwise(advance))
     return Evaluated(
         found,

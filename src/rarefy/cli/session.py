@@ -52,7 +52,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 def opened(source: str, progress: Progress) -> Model:
     """The network that `source` names, said to be opened while it is."""
-    with progress.task(f"opening {source}", 0):
+    with progress.task(f"opening {Path(source).name}", 0):
         from rarefy.opening import open_model
 
         return open_model(source)

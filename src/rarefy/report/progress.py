@@ -22,17 +22,36 @@ EVERY = 3.0
 
 @dataclass
 class Track:
-    """One stretch of work. total: 0 where it is not known; first: what was done before it began."""
+    """One stretch of work. total: 0 where it is not known; first: what was done before it began; ticked: when it last
+    moved."""
 
     what: str
     total: int
     done: int
     first: int
     began: float
+    ticked: float
+
+    @classmethod
+    def starting(cls, what: str, total: int, done: int, now: float) -> Track:
+        """A new stretch."""
+        return cls(what, total, done, done, now, now)
 
     def continues(self, total: int, done: int) -> bool:
         """Whether a task is a further part of this stretch: parts of one share their total and begin past zero."""
         return self.total == total > 0 and done > self.first
+
+    def advance(self, units: int, now: float) -> None:
+        """Some more is done."""
+        self.done += units
+        self.ticked = now
+
+    def left(self, now: float) -> float | None:
+        """Seconds to come at the pace so far, counting down between two steps; None where nothing tells."""
+        moved, taken = self.done - self.first, self.ticked - self.began
+        if not self.total or moved <= 0 or taken < 1 or self.done >= self.total:
+            return None
+        return max(0.0, taken / moved * (self.total - self.done) - (now - self.ticked))
 
     def figures(self, now: float) -> str:
         """`42 %, 31 s, about 43 s left`."""
@@ -41,9 +60,9 @@ class Track:
             parts.append(f"{100 * min(self.done, self.total) // self.total} %")
         if spent >= 1:
             parts.append(seconds(spent))
-        moved = self.done - self.first
-        if self.total and moved > 0 and spent >= 2 and self.done < self.total:
-            parts.append(f"about {seconds(spent / moved * (self.total - self.done))} left")
+        left = self.left(now)
+        if left is not None:
+            parts.append(f"about {seconds(max(1, round(left)))} left")
         return ", ".join(parts)
 
 
@@ -61,7 +80,7 @@ class Lines:
         self._say(track)
 
         def advance(units: int) -> None:
-            track.done += units
+            track.advance(units, self._clock())
             self._say(track)
 
         yield advance
@@ -73,7 +92,7 @@ class Lines:
 
     def _begin(self, what: str, total: int, done: int) -> Track:
         if self._track is None or not self._track.continues(total, done):
-            self._track = Track(what, total, done, done, self._clock())
+            self._track = Track.starting(what, total, done, self._clock())
             self._last = -EVERY
         self._track.what, self._track.done = what, done
         return self._track
@@ -95,6 +114,7 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+        from rich.table import Column
 
         class Figures(ProgressColumn):
             def render(self, task: Task) -> Text:
@@ -104,9 +124,9 @@ class Bars:
         # stdout is data: it must never pass through a console that writes to stderr.
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            Figures(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
+            Figures(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
             redirect_stdout=False,
@@ -117,7 +137,7 @@ class Bars:
     def task(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
         if self._track is None or not self._track.continues(total, done):
             self._clear()
-            self._track = Track(what, total, done, done, time.monotonic())
+            self._track = Track.starting(what, total, done, time.monotonic())
             self._bars.start()
             self._bars.add_task(what, total=total or None, completed=done, track=self._track)
         track = self._track
@@ -126,7 +146,7 @@ class Bars:
         self._bars.update(bar, description=what, completed=done)
 
         def advance(units: int) -> None:
-            track.done += units
+            track.advance(units, time.monotonic())
             self._bars.update(bar, completed=track.done)
 
         yield advance

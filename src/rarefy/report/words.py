@@ -12,8 +12,8 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 def seconds(value: float) -> str:
-    """A duration: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 03 min`."""
-    if value < 9.95:
+    """A duration: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 03 min`; whole numbers as they are."""
+    if value < 9.95 and not isinstance(value, int):
         return f"{value:.1f} s"
     whole = round(value)
     if whole < 60:
