@@ -7,8 +7,10 @@ import functools
 import hashlib
 import importlib
 import json
+import shutil
 import sys
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,12 +186,10 @@ class GGUFSkeleton(TransformersSkeleton):
             config.pop(key, None)
         skeleton = cls(config, None)
         # The folder of tokenizer files lives as long as the skeleton.
-        skeleton._held = tempfile.TemporaryDirectory(prefix="rarefy-gguf-")
-        skeleton.folder = Path(skeleton._held.name)
+        skeleton.folder = Path(tempfile.mkdtemp(prefix="rarefy-gguf-"))
+        weakref.finalize(skeleton, shutil.rmtree, skeleton.folder, True)
         tokenizer.save_pretrained(skeleton.folder)
         return skeleton, network.state_dict()
-
-    _held: tempfile.TemporaryDirectory[str]
 
 
 class FactorySkeleton(Skeleton):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +42,7 @@ class Forgetful:
     """A journal that keeps nothing: for work in memory."""
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def load(self, step: str) -> Visited | None:
         return None
@@ -50,8 +52,9 @@ class Forgetful:
 
     def scratch(self, name: str) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="rarefy-")
-        return Path(self._folder.name) / name
+            self._folder = Path(tempfile.mkdtemp(prefix="rarefy-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, True)
+        return self._folder / name
 
 
 TOKENS_PER_BATCH = 4096
