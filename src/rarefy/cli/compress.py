@@ -146,12 +146,12 @@ def _recipe(file: Path | None, words: list[str]) -> Recipe:
 
 def _answer(source: str, network: Model, made: Result, json: bool) -> None:
     from rarefy.files import manifest
-    from rarefy.plan.data import is_causal
+    from rarefy.plan.data import is_causal, reads_tokens
     from rarefy.report.compressed import Compressed
     from rarefy.report.console import note, print_json, show
 
     sections = manifest.read(made.out)
-    report = Compressed.of(source, made, sections, is_causal(network))
+    report = Compressed.of(source, made, sections, is_causal(network), reads_tokens(network))
     if json:
         print_json(report.to_json())
         return

@@ -54,7 +54,7 @@ class Compressed:
     original: bytes of its tensors in their own element types.
     sizes: bytes of each record of the artifact.
     calibration: what the manifest says of the data.
-    generates: whether it is a language model.
+    generates, reads_text: whether it is a language model, and whether it has default data.
     """
 
     source: str
@@ -63,16 +63,18 @@ class Compressed:
     sizes: Mapping[str, int]
     calibration: list[dict[str, Any]]
     generates: bool
+    reads_text: bool
 
     @classmethod
-    def of(cls, source: str, made: Made, sections: Mapping[str, Any], generates: bool) -> Compressed:
+    def of(cls, source: str, made: Made, sections: Mapping[str, Any], generates: bool, reads_text: bool) -> Compressed:
         """From a run's result and the manifest that it wrote."""
         reader = Reader(made.out)
         try:
             sizes = dict(reader.sizes)
         finally:
             reader.close()
-        return cls(source, made, sections["original"]["bytes"], sizes, sections.get("calibration", []), generates)
+        data = sections.get("calibration", [])
+        return cls(source, made, sections["original"]["bytes"], sizes, data, generates, reads_text)
 
     def to_json(self) -> dict[str, Any]:
         """Result.to_json, and what was there before."""
@@ -126,7 +128,7 @@ class Compressed:
 
     def _next(self) -> Text:
         out, source = shlex.quote(str(self.made.out)), shlex.quote(self.source)
-        data = "" if self.generates else " --data FILE.npz"
+        data = "" if self.reads_text else " --data FILE.npz"
         lines = [f"rarefy evaluate {out} --against {source}{data}", f"rarefy inspect {out}"]
         if self.generates:
             lines.append(f'rarefy generate {out} "Once upon a time"')
