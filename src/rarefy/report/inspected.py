@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GGUF = ", dequantized from what the file holds"
 
+DAMAGE = "damage: relative squared error of a layer's output (of its weights, by steps without data), summed over steps"
+
 ROLES = {
     "values": "quantized or kept values",
     "scale": "scales",
@@ -40,7 +42,7 @@ def tables(found: Inspection, layers: bool) -> RenderableType:
         parts += ["", _roles(found)]
     parts += ["", _tensors(found) if layers else _blocks(found)]
     if found.steps:
-        parts.append(Text("damage: relative squared error of a layer's output, all steps together", "dim"))
+        parts.append(Text(DAMAGE, "dim"))
     strange = _strange(found)
     if strange:
         parts += ["", *strange]
