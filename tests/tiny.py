@@ -9,6 +9,8 @@ from rarefy.evidence import Evidence
 from rarefy.model import Model
 from rarefy.progress import Silent
 
+torch.set_num_threads(1)  # products this small only wait for a second one
+
 VOCABULARY = 64
 
 TOKENS = ("llama", "llama_tied", "mistral", "qwen2", "qwen3", "smollm3", "bert", "bert_classifier", "bert_masked")

@@ -166,7 +166,8 @@ def parse_pairs(text: str) -> dict[str, str]:
     for part in split_outside_brackets(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key in pairs:
-            raise UsageError(f"{part!r} is not a setting" if not equals else f"{key} is given twice", "write name=value")
+            what = f"{key} is given twice" if equals else f"{part!r} is not a setting"
+            raise UsageError(what, remedy="write name=value,name=value")
         pairs[key] = value
     return pairs
 
