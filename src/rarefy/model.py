@@ -161,6 +161,9 @@ class LazyCodes(Mapping[str, "Code"]):
             raise KeyError(key)
         return self._load(key)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.shapes  # without reading the code
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
 
