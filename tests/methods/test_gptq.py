@@ -151,6 +151,12 @@ def test_pruned_weights_stay_zero_and_the_others_make_up_for_them() -> None:
     assert output_error(w, made, moment) < 0.8 * output_error(w, nearest, moment)
 
 
+def test_a_group_wider_than_the_layer_is_a_scale_a_row() -> None:
+    w, moment = layer()
+    made = GPTQ(group=10**12).encode(site(w, moment))
+    np.testing.assert_array_equal(made.q, GPTQ(group=0).encode(site(w, moment)).q)
+
+
 def test_a_layer_of_one_input() -> None:
     w = np.array([[0.3], [-2.0]], np.float32)
     made = GPTQ(bits=8).encode(site(w, Moment(np.ones((1, 1), np.float32), 1))).decode()

@@ -43,6 +43,11 @@ def test_n_of_every_m_stay(shape, n: int, more: int, seed: int) -> None:
     np.testing.assert_array_equal(largest_of_each(size, n, m), expected)
 
 
+def test_a_pattern_longer_than_a_row() -> None:
+    size = np.abs(weights((4, 5), 0))
+    np.testing.assert_array_equal(largest_of_each(size, 2, 10**12), largest_of_each(size, 2, 5))
+
+
 def test_none_and_all() -> None:
     w = weights((4, 5), 0) + np.float32(0.5)
     np.testing.assert_array_equal(Magnitude(sparsity=0).encode(site(Dense.of(w))).decode(), w)

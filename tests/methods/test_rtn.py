@@ -64,6 +64,7 @@ def test_integers_and_values_are_the_literal_ones(shape, bits, group, symmetric,
 def test_scales_are_as_many_as_asked_for() -> None:
     w = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
     shapes = {group: RTN(group=group).encode(site(w)).scale.shape for group in (-1, 0, 4, 10, 64)}
+    assert RTN(group=10**12).encode(site(w)).scale.shape == (6, 1)
     assert shapes == {-1: (1, 1), 0: (6, 1), 4: (6, 3), 10: (6, 1), 64: (6, 1)}
 
 

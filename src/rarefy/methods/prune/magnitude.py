@@ -50,6 +50,7 @@ def largest(size: NDArray[np.float32], sparsity: float) -> NDArray[np.bool_]:
 def largest_of_each(size: NDArray[np.float32], n: int, m: int) -> NDArray[np.bool_]:
     """The mask of the n largest of every m consecutive entries of a row; a short last run keeps its n largest too."""
     rows, columns = size.shape
+    m = min(m, columns)
     padded = np.full((rows, -(-columns // m) * m), -1, np.float32)
     padded[:, :columns] = size
     runs = padded.reshape(rows, -1, m)

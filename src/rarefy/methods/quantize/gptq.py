@@ -39,7 +39,7 @@ class GPTQ(PerTensor):
     def encode(self, site: Site) -> Grid:
         w, moment, keep = site.weight(), site.statistics[SecondMoment()], site.keep()
         columns = w.shape[1]
-        group = self.group or columns
+        group = min(self.group or columns, columns)
         order = np.argsort(-np.diagonal(moment.s), kind="stable") if self.act_order else None
         u = moment.factor(self.damping, order)
         # A row per group and per column: the rounding takes column after column.
@@ -48,7 +48,9 @@ class GPTQ(PerTensor):
 
         def open_group(start: int, rest: NDArray[np.float32]) -> None:
             if start % group == 0:
-                own = rest[:group] if keep is None else np.where(keep.T[start : start + group], rest[:group], np.float32(0))
+                own = rest[:group]
+                if keep is not None:
+                    own = np.where(keep.T[start : start + group], own, np.float32(0))
                 s[start // group], z[start // group] = self._fit(own.min(axis=0), own.max(axis=0))
 
         def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,12 +27,12 @@ class RTN(PerTensor):
 
     def encode(self, site: Site) -> Grid:
         w = site.weight()
-        group = self.group if self.group > 0 else max(w.shape[1], 1)
+        columns = w.shape[1]
+        group = min(self.group, columns) if self.group > 0 else columns
         low, high = affine.group_ranges(w, group)
         if self.group == -1:
             low, high = low.min(keepdims=True), high.max(keepdims=True)
         s, z = affine.fit(low, high, self.bits, symmetric=self.symmetric, scale_dtype=self.scale)
-        columns = w.shape[1]
         q = affine.to_grid(w, spread(s, group, columns), spread(z, group, columns), self.bits)
         return Grid(
             q.astype(np.uint8),
