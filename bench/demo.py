@@ -17,9 +17,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import networks
 import rarefy
+from machine import machine, versions
 from rarefy.engines.generate import generate
 from rarefy.plan.data import evaluation, tokenizer_of
-from rarefy.report.progress import progress_for
+from rarefy.report.progress import showing
 from rarefy.units import human
 from rich.console import Console
 from rich.panel import Panel
@@ -39,7 +40,7 @@ def main() -> None:
     with console.status("making the network: SmolLM2-135M, off the grid that its GGUF was rounded to"):
         source = networks.smollm2(ROOT)
     out = ROOT / "smollm2-rarefied"
-    with progress_for(Console(stderr=True)) as progress:
+    with showing() as progress:
         made = rarefy.compress(source, out, RECIPE, dtype="bfloat16", progress=progress)
         assert isinstance(made, rarefy.Result)
         found = measured(source, out, made, progress)
@@ -83,6 +84,10 @@ def measured(source: Path, out: Path, made: rarefy.Result, progress: Any) -> dic
         "seconds": made.seconds,
         "peak_rss_bytes": made.peak_rss_bytes,
         "data": data.name,
+        "prompt": PROMPT,
+        "recipe": RECIPE,
+        "machine": machine(),
+        "versions": versions("transformers"),
         "continued": continued,
         **figures.as_json(),
     }

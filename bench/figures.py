@@ -1,0 +1,152 @@
+"""Render the figures in the docs from the committed results, so that no number is typed by hand.
+
+    python bench/figures.py           writes docs/figures.md and the demo's part of README.md
+    python bench/figures.py --check   fails when they differ from what would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- demo -->\n", "<!-- /demo -->\n"
+
+Row = list[Any]
+
+
+def table(head: Row, rows: list[Row]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def interval(figure: dict[str, float], digits: int) -> str:
+    """`0.356 [0.344, 0.369]`."""
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def on(result: dict[str, Any]) -> str:
+    """The machine, in words."""
+    machine, found = result["machine"], result["versions"]
+    libraries = ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"{machine['cpu']}, {machine['cores']} cores; {libraries}."
+
+
+def codec(result: dict[str, Any]) -> str:
+    """The entropy coder beside others."""
+    rows = [
+        [r["source"], r["coder"], f"{r['entropy']:.4f}", f"{r['bits_per_symbol']:.4f}", f"{r['overhead_percent']:.2f} %",
+         f"{r['encode_GB_s']:.3f}", f"{r['decode_GB_s']:.3f}"]
+        for r in result["rows"]
+    ]  # fmt: skip
+    head = ["source", "coder", "entropy", "bits a symbol", "over the entropy", "encode GB/s", "decode GB/s"]
+    return (
+        "## rANS\n\n`python bench/codec.py`: a million byte symbols, everything a file needs counted; one core. "
+        "Bars: at most 1 % over the entropy, 0.2 GB/s in, 0.5 GB/s out.\n\n" + table(head, rows) + "\n" + on(result) + "\n"
+    )
+
+
+def gptq(result: dict[str, Any]) -> str:
+    """GPTQ beside llm-compressor's."""
+    rows = [
+        [name, c["dtype"], interval(c["kl"], 4), f"{c['gptq_processor_s']:.0f} s", f"{c['gptq_wall_s']:.0f} s",
+         megabytes(c["gptq_peak_bytes"])]
+        for name, c in result["contestants"].items()
+    ]  # fmt: skip
+    head = ["", "computes in", "KL, nats a token", "processor time", "wall time", "peak memory"]
+    pairs = "".join(f"- {name}: {interval(d, 4)} nats\n" for name, d in result["paired differences"].items())
+    return (
+        f"## GPTQ beside llm-compressor\n\n`python bench/gptq.py --peer-python PEER/bin/python`: {result['network']}; "
+        f"{result['grid']}; calibrated on {result['calibration']}, measured on {result['evaluation']}. Both contestants' "
+        "weights are measured dense by the same code.\n\n"
+        + table(head, rows)
+        + "\nPaired differences, 95 % intervals:\n\n"
+        + pairs
+        + "\n"
+        + on(result)
+        + "\n"
+    )
+
+
+def opening(result: dict[str, Any]) -> str:
+    """Opening an artifact."""
+    rows = [
+        [way, f"{r['gb_per_second']:.2f}", f"{r['gb_per_processor_second']:.2f}", f"{r['peak_over_dense']:.3f}"]
+        for way, r in result["results"].items()
+    ]
+    head = ["way", "GB/s of restored float32", "GB per processor second", "peak memory over the dense network"]
+    return (
+        f"## Opening an artifact\n\n`{result['command']}`: {megabytes(result['dense_bytes'])} of float32 from "
+        f"{megabytes(result['artifact_bytes'])}. Bars: 0.3 GB/s a core, peak memory 1.1.\n\n"
+        + table(head, rows)
+        + "\n"
+        + on(result)
+        + "\n"
+    )
+
+
+def demo(found: dict[str, Any]) -> str:
+    """The demo's table and text, for the README."""
+    weights = found["weights"]
+    rows = [
+        ["weight files", f"{megabytes(2 * weights)} at 2 bytes a weight; its Q4_1 GGUF {megabytes(found['gguf']['without_tokenizer'])}",
+         megabytes(found["bytes"])],
+        ["bits a weight", "16", f"{found['bpw']:.3f}"],
+        ["perplexity", interval(found["reference"]["perplexity"], 2), interval(found["perplexity"], 2)],
+        ["KL to the original, nats a token", "0", interval(found["kl"], 4)],
+        ["compressed in", "", f"{found['seconds']:.0f} s, {megabytes(found['peak_rss_bytes'])} at the peak"],
+    ]  # fmt: skip
+    quotes = "".join(f"> **{name}:** {' '.join(text.split())}\n>\n" for name, text in found["continued"].items())
+    return (
+        "`make demo` on 2 cores, SmolLM2-135M-Instruct (taken off the grid that its GGUF was rounded to), whole file, "
+        f"embeddings and all; measured on {found['data']}, {found['blocks']} blocks of 512 tokens:\n\n"
+        + table(["", "before", "after"], rows)
+        + f"\nBoth continue *{found['prompt']}*\n\n"
+        + quotes.removesuffix(">\n")
+        + "\n"
+    )
+
+
+RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {"codec": codec, "gptq": gptq, "opening": opening}
+
+
+def pages() -> dict[Path, str]:
+    """Every rendered page, whole."""
+    parts = [
+        render(json.loads((RESULTS / f"{name}.json").read_text()))
+        for name, render in RENDERED.items()
+        if (RESULTS / f"{name}.json").exists()
+    ]
+    head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each made by the command beside it.\n\n"
+    found = {ROOT / "docs" / "figures.md": head + "\n".join(parts)}
+    if (RESULTS / "demo.json").exists():
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        before, rest = readme.split(BEGIN)
+        shown = demo(json.loads((RESULTS / "demo.json").read_text()))
+        found[ROOT / "README.md"] = before + BEGIN + shown + END + rest.split(END)[-1]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for path, text in pages().items():
+        if check and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            sys.exit(f"{path.name} is not what bench/results says: run python bench/figures.py")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
