@@ -56,7 +56,7 @@ def test_toml_comes_back_equal(rtn: RTN, gptq: GPTQ, magnitude: Magnitude) -> No
         ("method = []", "it has none"),
         ("method = 3", "it has none"),
         ("x = 1\n[[method]]\nname = 'quantize.rtn'", "it has 'x'"),
-        ("[[method]]\nbits = 4", "r: method 1 has no name; write name = \"quantize.gptq\""),
+        ("[[method]]\nbits = 4", 'r: method 1 has no name; write name = "quantize.gptq"'),
         ("[[method]]\nname = 4", "r: method 1 has no name"),
         ("method = [3]", "r: method 1 has no name"),
         ("[[method]]\nname = 'quantize.rnt'", "no method is called 'quantize.rnt'; did you mean quantize.rtn?"),

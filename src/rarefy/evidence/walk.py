@@ -49,9 +49,7 @@ def walk(model: Model, evidence: Evidence, needs: frozenset[Statistic], visit: V
     return _Walk(model, segments, evidence, needs, visit, name).run()
 
 
-def _at_rest(
-    model: Model, segments: Segments, i: int, evidence: Evidence, visit: Visit, name: str
-) -> Visited:
+def _at_rest(model: Model, segments: Segments, i: int, evidence: Evidence, visit: Visit, name: str) -> Visited:
     """One segment of a walk that needs no data."""
     step = f"{name}-{i:04d}"
     with evidence.progress.task(f"coding {segments.names[i]}", len(segments), i) as advance:
