@@ -28,8 +28,8 @@ from rich.table import Table
 
 ROOT = Path(os.environ.get("RAREFY_DEMO", Path(__file__).resolve().parent.parent / "demo"))
 RECIPE = [
-    "quantize.rtn:bits=6,group=64,include=*embed_tokens*",
-    "quantize.gptq:bits=4,group=64",
+    "quantize.rtn:bits=6,group=0,include=*embed_tokens*",
+    "quantize.gptq:bits=5,group=192",
 ]
 PROMPT = "The best way to learn a new language is"
 TOKENS = 40
