@@ -73,6 +73,9 @@ class RarefyQuantizer(HfQuantizer):
         version = self.quantization_config.version
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise FormatError(f"artifact version {version} is not known", remedy="open it with a newer rarefy")
+        why = getattr(self.quantization_config, "unpack_first", None)
+        if why is not None:
+            raise UsageError("this artifact cannot be opened as it is", str(why), "restore it first: rarefy unpack")
         if not self.pre_quantized:
             raise UsageError(
                 "from_pretrained does not compress", "the model is no Rarefy artifact", "use `rarefy compress` first"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rarefy import heap
 from rarefy.evidence.sites import Site
 from rarefy.evidence.spool import Spool
 from rarefy.evidence.statistics import Moment, MomentGatherer, SecondMoment, Statistic, moment_obstacle
@@ -193,7 +194,10 @@ class _Walk:
     def _segment(self, i: int, advance: Callable[[int], None]) -> Visited:
         """Gather, visit, run what was coded, note it down."""
         gathered = self._gather(i, advance)
+        heap.release()
         visited = self.visit(_sites(self.model, self.segments, i, gathered, self.codes, self.needs))
+        del gathered
+        heap.release()
         codes = ChainMap(visited.codes, self.codes)  # type: ignore[arg-type]
         if i < len(self.segments) - 1:
             self._feed(i, self._tensors(i, codes), advance)
@@ -203,6 +207,7 @@ class _Walk:
         self._adopt(visited)
         if i > 0:
             self._spool(i - 1).discard()
+        heap.release()
         return visited
 
     def _gather(self, i: int, advance: Callable[[int], None]) -> dict[str, Moment | str]:

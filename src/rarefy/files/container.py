@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from rarefy.errors import FormatError, ResourceError
 from rarefy.files import record as records
@@ -36,23 +36,38 @@ _METADATA: Final = {"format": "pt", "rarefy": str(VERSION)}
 _CHUNK: Final = 1 << 24
 
 
+@runtime_checkable
+class Record(Protocol):
+    """A record to be written."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """The same, little by little."""
+        ...
+
+
 def write(
     folder: str | os.PathLike[str],
-    items: Iterable[tuple[str, bytes | Path]],
+    items: Iterable[tuple[str, bytes | Path | Record]],
     *,
     shard_bytes: int = SHARD_BYTES,
     single_bytes: int = SINGLE_BYTES,
 ) -> tuple[str, ...]:
     """The weight files of an artifact in `folder`, in the order of `items`; returns their names, the index's included.
 
-    items: parameter names and records, as bytes (kept in memory until written) or as files that hold one each.
+    items: parameter names and records, as bytes (kept in memory until written), as files that hold one each, or as
+        whatever gives its bytes when asked.
     shard_bytes: a file closes before it holds more bytes of records than this.
     single_bytes: networks with fewer bytes of records than this use the single layout.
 
     Raises ResourceError when a file cannot be written, ValueError for a name given twice.
     """
     folder = Path(folder)
-    parts = [(name, _Part.of(source)) for name, source in items]
+    parts = [(name, source if isinstance(source, Record) else _Part.of(source)) for name, source in items]
     names = [name for name, _ in parts]
     if len(set(names)) != len(names):
         raise ValueError("a parameter is given twice")
@@ -129,6 +144,11 @@ class Reader:
         tensor, at, size = self._places[name]
         return self.files.read_bytes(tensor, at, size)
 
+    def part_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with bytes of a parameter's record from `offset` on, of which it must have as many."""
+        tensor, at, _ = self._places[name]
+        self.files.file(tensor).read_into(tensor, at + offset, out)
+
     def head(self, name: str) -> Head:
         """A parameter's head, reading no more of the file. Raises FormatError."""
         tensor, at, size = self._places[name]
@@ -183,7 +203,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class _Part:
-    """A record to be written."""
+    """A record in memory or in a file of its own."""
 
     source: bytes | Path
     size: int
@@ -209,7 +229,7 @@ class _Part:
             raise ResourceError(f"cannot read {self.source}", error.strerror or "") from error
 
 
-def _single(parts: list[tuple[str, _Part]]) -> Payload:
+def _single(parts: list[tuple[str, Record]]) -> Payload:
     body = varint(VERSION + 16 * len(parts)) + write_names(name for name, _ in parts)
     body += b"".join(varint(part.size) for _, part in parts)
     table = varint(len(body)) + body
@@ -224,8 +244,8 @@ def _single(parts: list[tuple[str, _Part]]) -> Payload:
     return Payload("U8", (size,), size, chunks())
 
 
-def _shards(parts: list[tuple[str, _Part]], limit: int) -> list[list[tuple[str, _Part]]]:
-    shards: list[list[tuple[str, _Part]]] = [[]]
+def _shards(parts: list[tuple[str, Record]], limit: int) -> list[list[tuple[str, Record]]]:
+    shards: list[list[tuple[str, Record]]] = [[]]
     size = 0
     for item in parts:
         if shards[-1] and size + item[1].size > limit:
@@ -236,5 +256,5 @@ def _shards(parts: list[tuple[str, _Part]], limit: int) -> list[list[tuple[str, 
     return shards
 
 
-def _write_spread(path: Path, parts: list[tuple[str, _Part]]) -> None:
+def _write_spread(path: Path, parts: list[tuple[str, Record]]) -> None:
     write_tensors(path, [(name, Payload("U8", (p.size,), p.size, p.chunks())) for name, p in parts], _METADATA)

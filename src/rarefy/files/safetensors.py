@@ -80,6 +80,13 @@ class TensorFile:
         self._fill(memoryview(out), entry.start + offset)
         return bytes(out)
 
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with a tensor's bytes from `offset` on. Raises ValueError for more than there are."""
+        entry = self.entries[name]
+        if not 0 <= offset <= entry.size - len(out):
+            raise ValueError(f"{name} has no {len(out)} bytes from {offset} on")
+        self._fill(out, entry.start + offset)
+
     def _fill(self, out: memoryview, start: int) -> None:
         """Read into `out` from `start` in the file."""
         done = 0

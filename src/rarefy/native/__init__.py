@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,14 @@ from rarefy.native import _kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["dequantize_groups"]
+__all__ = ["crc32", "dequantize_groups"]
+
+
+def crc32(data: bytes | memoryview | NDArray[np.uint8]) -> int:
+    """zlib's CRC-32 of contiguous bytes, several times faster where the processor multiplies without carries."""
+    if len(_kernels.paths()) == 1:
+        return zlib.crc32(data)
+    return _kernels.crc32(np.frombuffer(data, np.uint8))
 
 
 def dequantize_groups(

@@ -4,10 +4,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 
+#include "crc.hpp"
 #include "packing.hpp"
+#include "planes.hpp"
 #include "rans.hpp"
+#include "tile.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -69,6 +73,50 @@ void bind_dequantize(Matrix<const uint8_t> q, Matrix<const float> scale, Matrix<
   dequantize_groups({rows, columns, group}, q.data(), scale.data(), zero.data(), out.data(), path_from(path));
 }
 
+nb::bytes bind_encode_tile(Vector<const uint8_t> symbols) {
+  Tile tile;
+  {
+    nb::gil_scoped_release release;
+    tile = encode_tile(symbols.data(), symbols.size());
+  }
+  if (tile.coded.data) return nb::bytes(tile.coded.data, tile.coded.size);
+  PyObject* raw = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(symbols.size() + 1));
+  if (!raw) nb::raise_python_error();
+  char* to = PyBytes_AS_STRING(raw);
+  to[0] = 0;
+  std::copy_n(symbols.data(), symbols.size(), to + 1);
+  return nb::steal<nb::bytes>(raw);
+}
+
+void bind_decode_tile(Vector<const uint8_t> data, Vector<uint8_t> out) {
+  nb::gil_scoped_release release;
+  decode_tile({data.data(), data.size()}, out.data(), out.size());
+}
+
+uint32_t bind_crc32(Vector<const uint8_t> data, const std::string& path) {
+  nb::gil_scoped_release release;
+  return crc32(data.data(), data.size(), path_from(path));
+}
+
+double bind_tile_bytes(Vector<const uint8_t> symbols) {
+  nb::gil_scoped_release release;
+  return tile_bytes(symbols.data(), symbols.size());
+}
+
+void bind_split(Vector<const uint8_t> elements, bool rotate, Matrix<uint8_t> planes, const std::string& path) {
+  const size_t width = planes.shape(0), n = planes.shape(1);
+  require(elements.size() == width * n, "planes and elements differ in size");
+  nb::gil_scoped_release release;
+  split_planes(elements.data(), n, width, rotate, planes.data(), path_from(path));
+}
+
+void bind_join(Matrix<const uint8_t> planes, bool rotate, Vector<uint8_t> elements, const std::string& path) {
+  const size_t width = planes.shape(0), n = planes.shape(1);
+  require(elements.size() == width * n, "planes and elements differ in size");
+  nb::gil_scoped_release release;
+  join_planes(planes.data(), n, width, rotate, elements.data(), path_from(path));
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -78,4 +126,10 @@ NB_MODULE(_kernels, m) {
   m.def("rans_encode", bind_encode, "symbols"_a, "freqs"_a, "bits"_a, "lanes"_a, "path"_a = "");
   m.def("rans_decode", bind_decode, "data"_a, "freqs"_a, "bits"_a, "lanes"_a, "out"_a, "path"_a = "");
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
+  m.def("encode_tile", bind_encode_tile, "symbols"_a);
+  m.def("decode_tile", bind_decode_tile, "data"_a, "out"_a);
+  m.def("tile_bytes", bind_tile_bytes, "symbols"_a);
+  m.def("crc32", bind_crc32, "data"_a, "path"_a = "");
+  m.def("split_planes", bind_split, "elements"_a, "rotate"_a, "planes"_a, "path"_a = "");
+  m.def("join_planes", bind_join, "planes"_a, "rotate"_a, "elements"_a, "path"_a = "");
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rarefy.plan.trace import Traced
     from rarefy.recipe import Recipe
 
-LIBRARIES = 64_000_000
+LIBRARIES = 32_000_000
 """What numerical libraries take for themselves once they compute."""
 
 CODING = 24
@@ -125,10 +125,11 @@ class _Plan:
     def walk(self, traced: list[Traced], itemsize: int, batches: int, on_host: bool) -> int:
         """Memory of the hungriest segment."""
         beside = batches * max(segment.beside for segment in traced) * on_host
-        outside = self._weights(set().union(*(traced[i].modules for i in (0, -1))), itemsize)
-        return beside + max(
-            outside * on_host, *(self._segment(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
-        )
+        # The last segment is given all that is outside the blocks, and so is the first look at how they are fed.
+        traced[-1].modules |= traced[0].modules
+        outside = self._weights(traced[-1].modules, itemsize) * on_host
+        segments = (self._segment(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
+        return beside + max(outside, *segments)
 
     def _segment(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:
         coded = [self._size(place) for place in self.places[i]]

@@ -58,7 +58,7 @@ def trace(
         # Integers are buffers, which the module has itself.
         given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
         args, kwargs = model_inputs(module, mode.from_tensor(batch))
-        with _Live() as live:
+        with _Live([*made.values(), *_tensors_in([args, kwargs])]) as live:
             watch = _Watch(module, blocks, gather, live)
             try:
                 functional_call(module, given, args, kwargs, tie_weights=True, strict=False)
@@ -70,9 +70,11 @@ def trace(
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors made inside it that are alive, and the most there ever were."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Sequence[torch.Tensor]) -> None:
+        """before: tensors whose views are not new."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
+        self._before = {tensor.untyped_storage()._cdata for tensor in before}
         self._seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,7 +85,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
+        if key in self._seen or key in self._before:
             return
 
         def gone(_: Any) -> None:
