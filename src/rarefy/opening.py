@@ -37,7 +37,7 @@ def open_model(source: str | Path | nn.Module, *, module: nn.Module | None = Non
         return _directory(path)
     if path.suffix == ".gguf" and path.is_file():
         return _gguf(path)
-    if isinstance(source, str) and _FACTORY.match(source):
+    if isinstance(source, str) and factory_in(source):
         return _factory(source)
     if path.exists():
         raise UsageError(
@@ -51,6 +51,11 @@ def is_artifact(path: Path) -> bool:
     """Whether the weights of a directory are records that Rarefy wrote. Raises FormatError when they are damaged."""
     has_weights = path.is_dir() and (any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")))
     return has_weights and holds_records(path)
+
+
+def factory_in(source: str) -> str:
+    """The factory of `pkg.mod:factory[@weights]`, "" where `source` names none."""
+    return source.partition("@")[0] if _FACTORY.match(source) and not Path(source).exists() else ""
 
 
 def _directory(path: Path) -> Model:
@@ -107,7 +112,13 @@ def _artifact(path: Path, module: nn.Module | None) -> Model:
     elif kind == "transformers":
         skeleton = TransformersSkeleton.at(path)
     elif kind == "factory":
-        skeleton = FactorySkeleton(str(described["factory"]))
+        # What a file names is never imported: only the user can say which code to run.
+        factory = described.get("factory")
+        raise UsageError(
+            f"{path} holds the weights of a module that {factory} makes",
+            "files do not decide which code runs",
+            f"if you trust that code, give {factory}@{path}",
+        )
     elif kind == "module":
         raise UsageError(
             f"{path} holds the weights of a {described.get('type')}, not how to build it",

@@ -40,22 +40,21 @@ def test_table_has_a_column_for_each_network(llama: Path, packed: Path) -> None:
 
 
 def test_classifier(mlp: str, packed_mlp: Path) -> None:
-    said = rarefy("evaluate", packed_mlp, "--against", mlp, "--data", "held.npz", "--json")
+    said = rarefy("evaluate", f"cli_nets:mlp@{packed_mlp}", "--against", mlp, "--data", "held.npz", "--json")
     found = said.json()
     assert 0.5 < found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"] <= 1
     assert found["kl"]["value"] > 0
     assert found["reference"]["accuracy"]["value"] > 0.5
     assert found["data"] == "held.npz"
-    table = rarefy("evaluate", packed_mlp, "--against", mlp, "--data", "held.npz").out
+    table = rarefy("evaluate", f"cli_nets:mlp@{packed_mlp}", "--against", mlp, "--data", "held.npz").out
     assert "accuracy" in table
     assert "KL, nats an example" in table
 
 
-def test_artifact_through_its_factory(packed_mlp: Path) -> None:
-    one = rarefy("evaluate", packed_mlp, "--data", "held.npz", "--json").json()
-    two = rarefy("evaluate", f"cli_nets:mlp@{packed_mlp}", "--data", "held.npz", "--json").json()
-    assert one["accuracy"] == two["accuracy"]
-    assert one["bytes"] == two["bytes"]
+def test_what_a_file_names_is_not_imported(packed_mlp: Path) -> None:
+    said = rarefy("evaluate", packed_mlp, "--data", "held.npz")
+    assert said.status == 2
+    assert said.err.strip().endswith(f"if you trust that code, give cli_nets:mlp@{packed_mlp}")
 
 
 def test_encoder(here: Path, llama: Path, tmp_path: Path) -> None:
@@ -85,7 +84,7 @@ def test_text_that_was_calibrated_on_is_refused(llama: Path, tmp_path: Path) -> 
 
 
 def test_examples_that_were_calibrated_on_are_refused(packed_mlp: Path) -> None:
-    said = rarefy("evaluate", packed_mlp, "--data", "calibration.npz")
+    said = rarefy("evaluate", f"cli_nets:mlp@{packed_mlp}", "--data", "calibration.npz")
     assert said.status == 2
     assert "were calibrated on" in said.error()
 

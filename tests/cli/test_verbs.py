@@ -24,7 +24,7 @@ def test_generate_samples_by_seed(packed: Path) -> None:
 
 
 def test_generate_needs_a_language_model(packed_mlp: Path) -> None:
-    said = rarefy("generate", packed_mlp, "hello")
+    said = rarefy("generate", f"cli_nets:mlp@{packed_mlp}", "hello")
     assert said.status == 2
     assert "tokenizer" in said.error()
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rarefy.files.container import Reader
+from rarefy.opening import factory_in
 from rarefy.report import words
 from rarefy.units import bpw, human
 
@@ -127,7 +128,9 @@ class Compressed:
         return table
 
     def _next(self) -> Text:
-        out, source = shlex.quote(str(self.made.out)), shlex.quote(self.source)
+        factory = factory_in(self.source)
+        out = shlex.quote(f"{factory}@{self.made.out}" if factory else str(self.made.out))
+        source = shlex.quote(self.source)
         data = "" if self.reads_text else " --data FILE.npz"
         lines = [f"rarefy evaluate {out} --against {source}{data}", f"rarefy inspect {out}"]
         if self.generates:
