@@ -14,6 +14,7 @@ import numpy as np
 from rarefy.codes.base import Array, Code, Node, Shape, Source, expect
 from rarefy.codes.dtypes import BY_NUMBER, DType, dtype_of, from_float32, to_float32
 from rarefy.entropy import Stream
+from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -93,27 +94,16 @@ class Dense(Code):
         return cls(lambda: raw, shape, dtype)
 
 
-def _unsigned(dtype: DType) -> np.dtype[Any]:
-    return np.dtype(f"<u{dtype.size}")
-
-
-def _planes(raw: NDArray[Any], dtype: DType) -> list[NDArray[np.uint8]]:
-    """Byte planes of the elements, highest first, floats rotated left by one bit."""
-    bits = np.ascontiguousarray(raw).reshape(-1).view(_unsigned(dtype))
-    if dtype.floating:
-        one = bits.dtype.type(1)
-        bits = (bits << one) | (bits >> bits.dtype.type(8 * dtype.size - 1))
-    octets = bits.view(np.uint8).reshape(-1, dtype.size)
-    return [np.ascontiguousarray(octets[:, i]) for i in reversed(range(dtype.size))]
+def _planes(raw: NDArray[Any], dtype: DType) -> NDArray[np.uint8]:
+    """Byte planes (width, n) of the elements, highest first, floats rotated left by one bit."""
+    octets = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+    planes = np.empty((dtype.size, octets.size // dtype.size), np.uint8)
+    _kernels.split_planes(octets, dtype.floating, planes)
+    return planes
 
 
 def _join(planes: list[NDArray[np.uint8]], dtype: DType) -> NDArray[Any]:
     """Elements from their byte planes: the inverse of `_planes`, flat."""
-    octets = np.empty((planes[0].size, dtype.size), np.uint8)
-    for i, plane in enumerate(reversed(planes)):
-        octets[:, i] = plane
-    bits = octets.reshape(-1).view(_unsigned(dtype))
-    if dtype.floating:
-        one = bits.dtype.type(1)
-        bits = (bits >> one) | (bits << bits.dtype.type(8 * dtype.size - 1))
-    return bits.view(dtype.raw)
+    octets = np.empty(planes[0].size * dtype.size, np.uint8)
+    _kernels.join_planes(np.stack(planes), dtype.floating, octets)
+    return octets.view(dtype.raw)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["crc32", "dequantize_groups"]
 
 
-def crc32(data: bytes | memoryview | NDArray[np.uint8]) -> int:
+def crc32(data: bytes | memoryview) -> int:
     """zlib's CRC-32 of contiguous bytes, several times faster where the processor multiplies without carries."""
     if len(_kernels.paths()) == 1:
         return zlib.crc32(data)

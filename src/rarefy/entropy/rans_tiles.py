@@ -1,0 +1,74 @@
+"""rANS with a table for each tile, for streams that change as they go on: half of a network's numbers may have been
+rounded to another type, some rows of an embedding never trained.
+
+A tile is varint m, m bytes of a table (`entropy.table`), a rANS stream under it (`entropy.rans`); or, where that takes
+off less than 0.5 %, the byte 0 and the symbols as they are. The model of the stream is empty, so tiles can be coded
+while a file is still being read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from rarefy.entropy.stream import TILE_BYTES
+from rarefy.errors import FormatError
+from rarefy.native import _kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_SYMBOLS: Final = 1 << 18
+"""Most symbols that this writer puts in a tile: four times the TILE_BYTES, in which the rest of a table is repaid."""
+
+SAMPLE: Final = 1 << 16
+"""The fewest, and those by which the number is chosen."""
+
+
+class RansTiles:
+    """The coder `rans_tiles`: a static table a tile."""
+
+    ID: ClassVar[int] = 8
+
+    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+        flat = np.ascontiguousarray(symbols).reshape(-1)
+        step = tile_symbols(flat)
+        return 8 * sum(_kernels.tile_bytes(flat[i : i + step]) for i in range(0, flat.size, step))
+
+    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+        return b""
+
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+        return tile_symbols(symbols)
+
+    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+        return encode(symbols)
+
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+        if model:
+            raise FormatError("a stream of tiles with tables has a model of its own")
+        try:
+            _kernels.decode_tile(np.frombuffer(data, np.uint8), out)
+        except ValueError as error:
+            raise FormatError("a rANS tile is malformed", str(error)) from error
+
+
+def encode(symbols: NDArray[np.uint8]) -> bytes:
+    """One tile of `symbols` (uint8, any shape, row-major)."""
+    return _kernels.encode_tile(np.ascontiguousarray(symbols).reshape(-1))
+
+
+def tile_symbols(symbols: NDArray[np.uint8]) -> int:
+    """Symbols a tile of about TILE_BYTES, by the first SAMPLE symbols: a power of two, so that planes of one tensor
+    have tiles that begin together."""
+    first = np.ascontiguousarray(symbols).reshape(-1)[:SAMPLE]
+    if first.size < SAMPLE:
+        return SAMPLE
+    step = MAX_SYMBOLS
+    while step > SAMPLE and step * _kernels.tile_bytes(first) > 1.5 * TILE_BYTES * first.size:
+        step //= 2
+    return step
+
+
+CODER = RansTiles()
