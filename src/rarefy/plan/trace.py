@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from rarefy.families.values import model_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.convolution}
 
 
 @dataclass
@@ -53,7 +58,7 @@ def trace(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     held = module.state_dict(keep_vars=True)
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), _unheard():
         made = {key: torch.empty(shape, dtype=dtype) for key, shape in tensors.values()}
         # Integers are buffers, which the module has itself.
         given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
@@ -67,6 +72,17 @@ def trace(
     return watch.segments
 
 
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """torch logs the traceback of what its shapes do not fit; the error itself is enough."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors made inside it that are alive, and the most there ever were."""
 
@@ -78,6 +94,10 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Shapes alone do not tell that torch multiplies no integers by floats.
+        mixed = {str(tensor.dtype) for tensor in _tensors_in(args)} if func.overloadpacket in _PRODUCTS else set()
+        if len(mixed) > 1:
+            raise TypeError(f"{' and '.join(sorted(mixed))} cannot be multiplied")
         out = func(*args, **(kwargs or {}))
         for tensor in _tensors_in(out):
             self._add(tensor.untyped_storage())
