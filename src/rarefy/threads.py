@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from rarefy.errors import UsageError
 
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Processors this process may use: of those it may run on, no more than a container's quota pays for."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(allowed, math.ceil(_quota() or allowed)))
+
+
+def _quota() -> float:
+    """Processors that the container's own cgroup, version 2 or 1, grants; 0 where there is no limit."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(float, " ".join((_CGROUP / file).read_text() for file in files).split())
+        except (OSError, ValueError):  # "max" is no limit
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return 0.0
 
 
 @contextlib.contextmanager
