@@ -41,7 +41,7 @@ def main() -> None:
         source = networks.smollm2(ROOT)
     out = ROOT / "smollm2-rarefied"
     with showing() as progress:
-        made = rarefy.compress(source, out, RECIPE, dtype="bfloat16", progress=progress)
+        made = rarefy.compress(source, out, RECIPE, blocks=48, dtype="bfloat16", progress=progress)
         assert isinstance(made, rarefy.Result)
         found = measured(source, out, made, progress)
     console.print(table(found))
