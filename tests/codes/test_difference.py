@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rarefy.codes import Dense
-from rarefy.codes.difference import ORDER, WAYS, XOR, Difference, apart
+from rarefy.codes.difference import ORDER, RUN, WAYS, XOR, Difference, apart, together
 from rarefy.codes.dtypes import DTYPES, DType, dtype_of
 from rarefy.errors import UsageError
 from rarefy.files import record
@@ -24,6 +24,43 @@ def patterns(dtype: DType, count: int = 4096) -> np.ndarray:
 
 def bits(raw: np.ndarray, dtype: DType) -> np.ndarray:
     return raw.view(f"<u{dtype.size}")
+
+
+def literal(values: np.ndarray, base: np.ndarray, dtype: DType, way: int) -> list[int]:
+    """Differences one by one, in Python's integers."""
+    width, whole = 8 * dtype.size, 1 << 8 * dtype.size
+
+    def position(bits: int) -> int:
+        if not dtype.floating:
+            return bits
+        return whole - 1 - bits if bits >> width - 1 else bits | whole >> 1
+
+    found = []
+    for v, b in zip(values.tolist(), base.tolist(), strict=True):
+        step = (position(v) - position(b)) % whole
+        step = 2 * step if step < whole // 2 else 2 * (whole - step) - 1
+        exponent = (b % (whole >> 1)) >> dtype.mantissa if dtype.floating else 0
+        found.append((exponent, v ^ b if way == XOR else step))
+    runs = [found[i : i + RUN] for i in range(0, len(found), RUN)]
+    return [step for run in runs for _, step in sorted(run, key=lambda item: item[0])]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", DTYPES)
+def test_kernel_is_the_literal_version(name: str, way: int) -> None:
+    dtype = dtype_of(name)
+    values, base = bits(patterns(dtype), dtype), bits(RNG.permutation(patterns(dtype)), dtype)
+    steps = apart(values, base, dtype, way)
+    assert steps.tolist() == literal(values, base, dtype, way)
+    np.testing.assert_array_equal(together(steps, base, dtype, way), values)
+
+
+def test_runs_are_sorted_each_by_itself() -> None:
+    dtype = dtype_of("BF16")
+    values, base = RNG.integers(0, 1 << 16, (2, 2 * RUN + 100), np.uint16)
+    steps = apart(values, base, dtype, ORDER)
+    np.testing.assert_array_equal(steps[RUN : 2 * RUN], apart(values[RUN : 2 * RUN], base[RUN : 2 * RUN], dtype, ORDER))
+    np.testing.assert_array_equal(together(steps, base, dtype, ORDER), values)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -45,8 +82,8 @@ def test_order_is_the_numbers_order() -> None:
     numbers = np.array([-2, -1, -1e-45, -0.0, 0.0, 1e-45, np.nextafter(np.float32(2), np.float32(0)), 2], np.float32)
     up = np.nextafter(numbers, np.float32(np.inf), dtype=np.float32)
     up[3] = 0.0  # nextafter skips the second zero
-    np.testing.assert_array_equal(apart(bits(up, dtype), bits(numbers, dtype), dtype, ORDER), 2)
-    np.testing.assert_array_equal(apart(bits(numbers, dtype), bits(up, dtype), dtype, ORDER), 1)
+    assert set(apart(bits(up, dtype), bits(numbers, dtype), dtype, ORDER).tolist()) == {2}
+    assert set(apart(bits(numbers, dtype), bits(up, dtype), dtype, ORDER).tolist()) == {1}
 
 
 def test_same_is_nothing_and_close_is_little() -> None:

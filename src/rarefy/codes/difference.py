@@ -108,58 +108,24 @@ def rotated(dtype: DType, way: int | None = None) -> bool:
 
 
 def apart(values: Bits, base: Bits, dtype: DType, way: int) -> Bits:
-    """What separates bit patterns from those of a base, in the order of `arranged`."""
-    if way == XOR:
-        steps = values ^ base
-    else:
-        step = _position(values, dtype) - _position(base, dtype)
-        # Zigzag: small steps in either direction are small numbers.
-        steps = (step << values.dtype.type(1)) ^ _spread(step >> values.dtype.type(8 * dtype.size - 1))
-    out = np.empty_like(steps)
-    for run, order in arranged(base, dtype):
-        np.take(steps[run], order, out=out[run])
-    return out
+    """What separates bit patterns from those of a base.
+
+    Runs of RUN floats stand sorted by exponent of the base, elements of one exponent as they were: what training
+    moved by the same amount is then the same number of units in the last place for neighbours, and tiles adapt to it.
+    """
+    return _kernel(values, base, dtype, way, undo=False)
 
 
 def together(bits: Bits, base: Bits, dtype: DType, way: int) -> Bits:
     """The inverse of `apart`: the bit patterns."""
-    steps = np.empty_like(bits)
-    for run, order in arranged(base, dtype):
-        steps[run][order] = bits[run]
-    if way == XOR:
-        return steps ^ base
-    one, top = bits.dtype.type(1), bits.dtype.type(8 * dtype.size - 1)
-    at = ((steps >> one) ^ _spread(steps & one)) + _position(base, dtype)
-    if not dtype.floating:
-        return at
-    return at ^ (_spread((at >> top) ^ one) | (one << top))
+    return _kernel(bits, base, dtype, way, undo=True)
 
 
-def arranged(base: Bits, dtype: DType) -> Iterator[tuple[slice, NDArray[np.intp]]]:
-    """Runs of RUN elements and the order in which each one's differences stand: by exponent of the base, elements of
-    one exponent as they were. What training moves by the same amount is then the same number of units in the last
-    place for neighbours, and tiles adapt to it. Integers stay as they are."""
-    for start in range(0, base.size, RUN):
-        run = slice(start, min(start + RUN, base.size))
-        if not dtype.floating:
-            yield run, np.arange(run.stop - start)
-            continue
-        one = base.dtype.type(1)
-        exponent = (base[run] << one) >> base.dtype.type(1 + dtype.mantissa)
-        yield run, np.argsort(exponent.astype(np.uint16), kind="stable")  # a radix sort for 16 bits and fewer
-
-
-def _position(bits: Bits, dtype: DType) -> Bits:
-    """Where a number stands in the order of its type: integers as they are, floats from -NaN to NaN."""
-    if not dtype.floating:
-        return bits
-    one, top = bits.dtype.type(1), bits.dtype.type(8 * dtype.size - 1)
-    return bits ^ (_spread(bits >> top) | (one << top))
-
-
-def _spread(bit: Bits) -> Bits:
-    """All ones where `bit` is 1, 0 where it is 0."""
-    return np.negative(bit)
+def _kernel(values: Bits, base: Bits, dtype: DType, way: int, undo: bool) -> Bits:
+    out = np.empty_like(values)
+    octets = (each.view(np.uint8) for each in (values, base))
+    _kernels.difference(*octets, dtype.size, dtype.exponent, dtype.mantissa, way == XOR, undo, out.view(np.uint8))
+    return out
 
 
 def _flat(raw: NDArray[Any], dtype: DType) -> Bits:

@@ -135,7 +135,8 @@ def choose(part: Part) -> Part:
     if part.base is None:
         sample = part.planes(WINDOW * (-(-part.count // WINDOW) // 2), None, rans_tiles.SAMPLE)
         return replace(part, steps=tuple(rans_tiles.tile_symbols(plane) for plane in sample))
-    starts = [w * WINDOW for w in _spread(-(-part.count // WINDOW), SAMPLES)]
+    windows = -(-part.count // WINDOW)
+    starts = [w * WINDOW for w in _spread(windows, max(1, min(windows // 4, SAMPLES)))]
     best, least = part, math.inf
     for way in (None, *WAYS):
         sizes = np.zeros((part.dtype.size, len(_STEPS)))

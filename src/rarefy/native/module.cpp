@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "crc.hpp"
+#include "difference.hpp"
 #include "packing.hpp"
 #include "planes.hpp"
 #include "rans.hpp"
@@ -117,6 +118,16 @@ void bind_join(Matrix<const uint8_t> planes, bool rotate, Vector<uint8_t> elemen
   join_planes(planes.data(), n, width, rotate, elements.data(), path_from(path));
 }
 
+// undo: `from` holds differences, else values.
+void bind_difference(Vector<const uint8_t> from, Vector<const uint8_t> base, size_t width, int exponent, int mantissa,
+                     bool xored, bool undo, Vector<uint8_t> out) {
+  require(width > 0 && from.size() % width == 0, "there is no whole number of elements");
+  require(from.size() == base.size() && from.size() == out.size(), "values, base and out differ in size");
+  const Elements elements{from.size() / width, width, exponent, mantissa};
+  nb::gil_scoped_release release;
+  (undo ? undo_difference : take_difference)(elements, xored, from.data(), base.data(), out.data());
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -130,6 +141,8 @@ NB_MODULE(_kernels, m) {
   m.def("decode_tile", bind_decode_tile, "data"_a, "out"_a);
   m.def("tile_bytes", bind_tile_bytes, "symbols"_a);
   m.def("crc32", bind_crc32, "data"_a, "path"_a = "");
+  m.def("difference", bind_difference, "from_"_a, "base"_a, "width"_a, "exponent"_a, "mantissa"_a, "xored"_a,
+        "undo"_a, "out"_a);
   m.def("split_planes", bind_split, "elements"_a, "rotate"_a, "planes"_a, "path"_a = "");
   m.def("join_planes", bind_join, "planes"_a, "rotate"_a, "elements"_a, "path"_a = "");
 }

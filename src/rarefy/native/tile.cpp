@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kLongestTable = 1024;
 constexpr double kWorth = 0.99;  // a table must take off this much: raw symbols decode at the speed of memory
 constexpr size_t kFew = size_t{1} << 15;
+constexpr size_t kVeryFew = size_t{1} << 12;
 constexpr size_t kBlocks = 8;
 
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
@@ -161,6 +162,8 @@ bool looks_uniform(const uint8_t* symbols, size_t n) {
   return entropy(counts) / m + 255 / (2 * m * 0.6931) > 8 * kWorth;
 }
 
+bool constant(const uint8_t* symbols, size_t n) { return n > 0 && std::memcmp(symbols, symbols + 1, n - 1) == 0; }
+
 size_t lanes_for(double bytes) {
   size_t lanes = kMaxLanes;
   while (lanes > 1 && 4 * double(lanes) * 1000 > 3 * bytes) lanes /= 2;
@@ -177,11 +180,16 @@ struct Choice {
 Choice choose(const uint8_t* symbols, size_t n) {
   Choice best{{}, {}, INFINITY};
   if (n == 0 || looks_uniform(symbols, n)) return best;
-  int64_t counts[256];
-  histogram(symbols, n, counts);
+  int64_t counts[256] = {};
+  if (constant(symbols, n))
+    counts[symbols[0]] = int64_t(n);
+  else
+    histogram(symbols, n, counts);
   const double ideal = entropy(counts);
   double least = INFINITY;
-  for (int k = n <= kFew ? 8 : 12; k <= (n <= kFew ? 12 : kMaxBits); k += n <= kFew ? 1 : 2) {
+  // Few symbols want a short table, many one that is close to their counts.
+  const int first = n <= kVeryFew ? 8 : n <= kFew ? 10 : 12, step = n <= kVeryFew ? 1 : 2;
+  for (int k = first; k <= (n <= kFew ? 12 : kMaxBits); k += step) {
     Table table{{}, k, 1};
     quantize_counts(counts, 256, k, table.freqs);
     const double bits = coded_bits(counts, table.freqs, k);
@@ -221,8 +229,15 @@ Tile encode_tile(const uint8_t* symbols, size_t n) {
   const Table& table = choice.table;
   const size_t head = choice.written.size(), before = head + (head > 127 ? 2 : 1);
   uint8_t* const memory = scratch(before + encode_bound(n, table.lanes));
-  const Span stream = encode(symbols, n, {table.freqs, 256}, table.bits, table.lanes, best_path(), memory + before,
-                             encode_bound(n, table.lanes));
+  Span stream{memory + before, 4};
+  if (table.lanes == 1 && table.freqs[symbols[0]] == 1u << table.bits) {
+    // One symbol with all of the range moves no state: the stream is one lane as it began.
+    static constexpr uint8_t untouched[4] = {0, 0, 1, 0};
+    std::memcpy(memory + before, untouched, 4);
+  } else {
+    stream = encode(symbols, n, {table.freqs, 256}, table.bits, table.lanes, best_path(), memory + before,
+                    encode_bound(n, table.lanes));
+  }
   // The stream lies at the end of its memory, so its table goes right before it.
   uint8_t* const start = memory + (stream.data - memory) - before;
   start[0] = uint8_t(head > 127 ? (head & 127) | 128 : head);
