@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rarefy.codes.dtypes import DTYPES
+from rarefy.codes.dtypes import DTYPES, dtype_of
 from rarefy.errors import FormatError, RarefyError, ResourceError, UsageError
 from rarefy.files import manifest
 from rarefy.files.atomic import replace_file, write_bytes, writing
@@ -103,8 +104,9 @@ def _entries(header: str, heads: Mapping[str, Head], file: str) -> Mapping[str, 
     """A weight file's tensors by offset, held to the records."""
     data = header.encode()
     parsed = strict_json(data, file)
-    ends = [fields["data_offsets"][1] for name, fields in parsed.items() if name != "__metadata__"]
-    entries, _ = parse_header(data, max(ends, default=0))
+    named = set(parsed) if isinstance(parsed, dict) else set()
+    payload = sum(dtype_of(h.dtype).size * math.prod(h.shape) for name, h in heads.items() if name in named)
+    entries, _ = parse_header(data, payload)
     for name, entry in entries.items():
         head = heads.get(name)
         known = entry.dtype in DTYPES
