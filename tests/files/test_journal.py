@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,22 +101,23 @@ def test_one_process_holds_it(tmp_path: Path) -> None:
         pass
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from rarefy.files.journal import WorkFolder
+with WorkFolder(Path(sys.argv[1]), "0" * 64, {}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
-    ready, told = os.pipe()
-    pid = os.fork()
-    if not pid:
-        with folder(tmp_path):
-            os.write(told, b".")
-            signal.pause()
-    os.read(ready, 1)
-    try:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out.work")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with pytest.raises(UsageError, match="in use"), folder(tmp_path):
             pass
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(ready)
-        os.close(told)
+        holder.kill()
     with folder(tmp_path):
         pass
 
@@ -125,8 +128,6 @@ def test_a_lock_that_was_removed_is_none(tmp_path: Path) -> None:
     waiting = os.open(tmp_path / "out.work" / "lock", os.O_RDWR)
     first.discard()
     first.__exit__(None, None, None)
-    import fcntl
-
     fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with folder(tmp_path), pytest.raises(UsageError, match="in use"), folder(tmp_path):
         pass

@@ -43,7 +43,7 @@ def needs(model: Path, recipe: str, inputs: Any = None, dtype: str = "float32") 
 
 @pytest.mark.parametrize("shape", ["wide", "many tokens known"])
 def test_memory_is_predicted_within_a_third(shape: str, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 768, "intermediate_size": 3072} if shape == "wide" else {"vocab_size": 30000}
+    sizes = {"hidden_size": 512, "intermediate_size": 2048} if shape == "wide" else {"vocab_size": 30000}
     model = make_llama(tmp_path / "llama", max_position_embeddings=256, **sizes)
     np.savez(tmp_path / "ids.npz", x=np.random.default_rng(0).integers(0, 64, (16, 256)))
     code = MEASURE.format(
