@@ -61,7 +61,7 @@ def measured(source: Path, out: Path, made: rarefy.Result, progress: Any) -> dic
             return found
     before, after = rarefy.open(source), rarefy.open(out)
     original, compressed = before.module(), after.module()
-    data = evaluation(before, [])
+    data = evaluation(before, [], blocks=64)
     with progress.task(f"measuring on {data.name}", len(data.ids)) as advance:
         seen = [0]
 
