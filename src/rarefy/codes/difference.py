@@ -123,8 +123,16 @@ def together(bits: Bits, base: Bits, dtype: DType, way: int) -> Bits:
 
 def _kernel(values: Bits, base: Bits, dtype: DType, way: int, undo: bool) -> Bits:
     out = np.empty_like(values)
-    octets = (each.view(np.uint8) for each in (values, base))
-    _kernels.difference(*octets, dtype.size, dtype.exponent, dtype.mantissa, way == XOR, undo, out.view(np.uint8))
+    _kernels.difference(
+        values.view(np.uint8),
+        base.view(np.uint8),
+        dtype.size,
+        dtype.exponent,
+        dtype.mantissa,
+        way == XOR,
+        undo,
+        out.view(np.uint8),
+    )
     return out
 
 

@@ -59,6 +59,21 @@ def encode(symbols: NDArray[np.uint8]) -> bytes:
     return _kernels.encode_tile(np.ascontiguousarray(symbols).reshape(-1))
 
 
+def encode_tiles(symbols: NDArray[np.uint8], step: int) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
+    """Tiles of `step` symbols one after the other, the bytes of each, and the CRC-32 of each."""
+    count = -(-symbols.size // step)
+    sizes, checks = np.empty(count, np.int64), np.empty(count, np.int64)
+    return _kernels.encode_tiles(symbols, step, sizes, checks), sizes, checks
+
+
+def decode_tiles(
+    data: NDArray[np.uint8], step: int, sizes: NDArray[np.int64], checks: NDArray[np.int64], out: NDArray[np.uint8]
+) -> int | None:
+    """Fill `out` from what `encode_tiles` made; the number of the first tile that is damaged, if one is."""
+    damaged = _kernels.decode_tiles(data, step, sizes, checks, out)
+    return None if damaged < 0 else damaged
+
+
 def tile_symbols(symbols: NDArray[np.uint8]) -> int:
     """Symbols a tile of about TILE_BYTES, by the first SAMPLE symbols: a power of two, so that planes of one tensor
     have tiles that begin together."""

@@ -11,7 +11,7 @@ import numpy as np
 from rarefy.codes import Dense
 from rarefy.codes.difference import Difference, rotated, together
 from rarefy.codes.dtypes import dtype_of
-from rarefy.entropy import coders
+from rarefy.entropy import coders, rans_tiles
 from rarefy.errors import FormatError
 from rarefy.files.buffers import Buffers
 from rarefy.files.in_order import in_order
@@ -35,53 +35,68 @@ _BUFFERS: Final = Buffers()
 def restore(
     reader: Reader, wanted: Iterable[tuple[str, Head, TensorFile | None]], threads: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Raw bytes of tensors, window after window.
+    """Raw bytes of tensors, window after window, each in memory that is used again when the next is asked for.
 
     wanted: names and heads, with the file that holds the base of those that are differences.
 
     Raises FormatError naming the tensor and tile that is damaged, or for a record that is neither dense nor a
     difference.
     """
-    records = (_Restored(reader, *each) for each in wanted)
+    spare: list[NDArray[np.uint8]] = []
+    records = (_Restored(reader, *each, spare) for each in wanted)
     jobs = ((record, start) for record in records for start in range(0, record.count, WINDOW))
-    return in_order(lambda job: job[0].window(job[1]), jobs, threads)
+    for whole, size in in_order(lambda job: job[0].window(job[1]), jobs, threads):
+        yield whole[:size]
+        spare.append(whole)
 
 
 class _Restored:
     """One record, restored in windows."""
 
-    def __init__(self, reader: Reader, name: str, head: Head, base: TensorFile | None) -> None:
-        self.reader, self.name, self.head, self.base = reader, name, head, base
+    def __init__(
+        self, reader: Reader, name: str, head: Head, base: TensorFile | None, spare: list[NDArray[np.uint8]]
+    ) -> None:
+        self.reader, self.name, self.head, self.base, self.spare = reader, name, head, base, spare
         self.dtype = dtype_of(head.dtype)
         self.count = math.prod(head.shape)
         self.way = _way(head, name)
         if (self.way is not None) != (base is not None):
             raise FormatError(f"{name} is not what the manifest says", "one of them calls it a difference")
-        self.starts = [np.cumsum([at, *s.sizes]).tolist() for at, s in zip(head.offsets, head.streams, strict=False)]
+        self.sizes = [np.array(s.sizes, np.int64) for s in head.streams]
+        self.checks = [np.array(s.checks, np.int64) for s in head.streams]
+        self.ends = [at + sizes.cumsum() for at, sizes in zip(head.offsets, self.sizes, strict=False)]
         for stream in head.streams:
             if stream.count != self.count:
                 raise FormatError(f"{name} is damaged", "a plane has another number of symbols than the tensor")
 
-    def window(self, start: int) -> NDArray[np.uint8]:
-        """Raw bytes of the elements from `start`."""
-        count = min(WINDOW, self.count - start)
-        planes = _BUFFERS.take("planes", self.dtype.size * count).reshape(self.dtype.size, count)
+    def window(self, start: int) -> tuple[NDArray[np.uint8], int]:
+        """A buffer that begins with the raw bytes of the elements from `start`, and how many these are."""
+        size = min(WINDOW, self.count - start) * self.dtype.size
+        planes = _BUFFERS.take("planes", size).reshape(self.dtype.size, -1)
         try:
             for i, plane in enumerate(planes):
                 self._fill(i, start, plane)
         except FormatError as error:
             raise FormatError(f"{self.name} in {self.reader.file(self.name)} is damaged", str(error)) from error
-        raw = np.empty(planes.size, np.uint8)
-        _kernels.join_planes(planes, rotated(self.dtype, self.way), raw)
-        if self.base is None or self.way is None:
-            return raw
-        base = _BUFFERS.take("base", raw.size)
-        self.base.read_into(self.name, start * self.dtype.size, base.data)
-        unsigned = f"<u{self.dtype.size}"
-        return together(raw.view(unsigned), base.view(unsigned), self.dtype, self.way).view(np.uint8)
+        whole = self._take(size)
+        _kernels.join_planes(planes, rotated(self.dtype, self.way), whole[:size])
+        if self.base is not None and self.way is not None:
+            base = _BUFFERS.take("base", size)
+            self.base.read_into(self.name, start * self.dtype.size, base.data)
+            unsigned = f"<u{self.dtype.size}"
+            bits = together(whole[:size].view(unsigned), base.view(unsigned), self.dtype, self.way)
+            whole = bits.view(np.uint8)
+        return whole, size
+
+    def _take(self, size: int) -> NDArray[np.uint8]:
+        try:
+            whole = self.spare.pop()
+        except IndexError:
+            whole = np.empty(WINDOW * 2, np.uint8)
+        return whole if whole.size >= size else np.empty(size, np.uint8)
 
     def _fill(self, i: int, start: int, out: NDArray[np.uint8]) -> None:
-        """Symbols start .. start + out.size of plane i; tiles may begin and end anywhere."""
+        """Symbols start .. start + out.size of plane i."""
         stream, end = self.head.streams[i], start + out.size
         which = _coders()[stream.coder]
         if stream.inline is not None:
@@ -89,21 +104,33 @@ class _Restored:
             which.decode(stream.inline, stream.model, whole)
             out[:] = whole[start:end]
             return
-        first, last = start // stream.symbols, -(-end // stream.symbols)
-        at = self.starts[i]
-        data = _BUFFERS.take("coded", at[last] - at[first]).data
-        self.reader.part_into(self.name, at[first], data)
-        for tile in range(first, last):
-            coded = data[at[tile] - at[first] : at[tile + 1] - at[first]]
+        step = stream.symbols
+        tiles = slice(start // step, -(-end // step))
+        begin = int(self.ends[i][tiles.start] - self.sizes[i][tiles.start])
+        data = _BUFFERS.take("coded", int(self.ends[i][tiles.stop - 1]) - begin)
+        self.reader.part_into(self.name, begin, data.data)
+        whole_tiles = start % step == 0 and (end % step == 0 or end == stream.count)
+        if stream.coder == rans_tiles.CODER.ID and not stream.model and whole_tiles:
+            damaged = rans_tiles.decode_tiles(data, step, self.sizes[i][tiles], self.checks[i][tiles], out)
+            if damaged is not None:
+                name = tile_name(self.head.names[i], tiles.start + damaged)
+                raise FormatError(f"{name} is damaged", "its checksum is wrong, or it is not one")
+            return
+        self._one_by_one(i, start, out, tiles, data)
+
+    def _one_by_one(self, i: int, start: int, out: NDArray[np.uint8], tiles: slice, data: NDArray[np.uint8]) -> None:
+        """The same for any coder, and for tiles that begin and end anywhere."""
+        stream, end, at = self.head.streams[i], start + out.size, 0
+        for tile in range(tiles.start, tiles.stop):
+            coded = data[at : at + stream.sizes[tile]].data
+            at += stream.sizes[tile]
             if crc32(coded) != stream.checks[tile]:
                 raise FormatError(f"{tile_name(self.head.names[i], tile)} is damaged", "its checksum is wrong")
-            begin, stop = tile * stream.symbols, min((tile + 1) * stream.symbols, stream.count)
-            if start <= begin and stop <= end:
-                which.decode(coded, stream.model, out[begin - start : stop - start])
-                continue
-            whole = np.empty(stop - begin, np.uint8)
-            which.decode(coded, stream.model, whole)
-            out[max(begin, start) - start : min(stop, end) - start] = whole[max(start - begin, 0) : end - begin]
+            first = tile * stream.symbols
+            part = np.empty(min(stream.symbols, stream.count - first), np.uint8)
+            _coders()[stream.coder].decode(coded, stream.model, part)
+            stop = min(first + part.size, end)
+            out[max(first, start) - start : stop - start] = part[max(start - first, 0) : stop - first]
 
 
 def is_difference(head: Head) -> bool:

@@ -20,7 +20,7 @@ from rarefy.files.buffers import Buffers
 from rarefy.files.head import RAW, Tiles, write_head
 from rarefy.files.in_order import in_order
 from rarefy.files.record import INLINE_BYTES
-from rarefy.native import _kernels, crc32
+from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,7 +123,7 @@ def code(parts: Iterable[Part], spool: Spool, threads: int, advance: Callable[[i
         if start == 0:
             planes = [_Plane() for _ in coded]
         for plane, tiles in zip(planes, coded, strict=True):
-            plane.add(tiles, spool)
+            plane.add(*tiles, spool)
         done = min(start + WINDOW, part.count)
         advance((done - start) * part.dtype.size)
         if done == part.count:
@@ -170,22 +170,18 @@ class _Plane:
         self.runs: list[tuple[int, int]] = []
         self.first = b""
 
-    def add(self, tiles: list[tuple[bytes, int]], spool: Spool) -> None:
-        if not self.sizes and tiles:
-            self.first = tiles[0][0]
-        self.sizes += [len(tile) for tile, _ in tiles]
-        self.checks += [check for _, check in tiles]
-        data = b"".join([tile for tile, _ in tiles])
-        self.runs.append((spool.append(data), len(data)))
+    def add(self, tiles: bytes, sizes: NDArray[np.int64], checks: NDArray[np.int64], spool: Spool) -> None:
+        if not self.sizes:
+            self.first = tiles if sizes.size == 1 else b""
+        self.sizes += sizes.tolist()
+        self.checks += checks.tolist()
+        self.runs.append((spool.append(tiles), len(tiles)))
 
 
-def _code_window(part: Part, start: int) -> list[list[tuple[bytes, int]]]:
-    """Tiles and their checksums, plane by plane."""
-    found = []
-    for plane, step in zip(part.planes(start, part.way), part.steps, strict=True):
-        tiles = [rans_tiles.encode(plane[i : i + step]) for i in range(0, plane.size, step)]
-        found.append([(tile, crc32(tile)) for tile in tiles])
-    return found
+def _code_window(part: Part, start: int) -> list[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]]:
+    """Tiles, their sizes and their checksums, plane by plane."""
+    planes = part.planes(start, part.way)
+    return [rans_tiles.encode_tiles(plane, step) for plane, step in zip(planes, part.steps, strict=True)]
 
 
 def _record(part: Part, planes: list[_Plane], spool: Spool) -> Coded:

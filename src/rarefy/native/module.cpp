@@ -74,19 +74,53 @@ void bind_dequantize(Matrix<const uint8_t> q, Matrix<const float> scale, Matrix<
   dequantize_groups({rows, columns, group}, q.data(), scale.data(), zero.data(), out.data(), path_from(path));
 }
 
-nb::bytes bind_encode_tile(Vector<const uint8_t> symbols) {
-  Tile tile;
+// Tiles one after the other; sizes and checks: of each.
+nb::bytes bind_encode_tiles(Vector<const uint8_t> symbols, size_t step, Vector<int64_t> sizes, Vector<int64_t> checks) {
+  const size_t n = symbols.size();
+  require(step > 0 && sizes.size() == n / step + (n % step != 0), "there is another number of tiles");
+  require(checks.size() == sizes.size(), "sizes and checks differ in length");
+  static thread_local std::vector<uint8_t> tiles;  // kept: its pages are expensive
   {
     nb::gil_scoped_release release;
-    tile = encode_tile(symbols.data(), symbols.size());
+    tiles.clear();
+    for (size_t i = 0, at = 0; at < n; ++i, at += step) {
+      const size_t size = encode_tile(symbols.data() + at, std::min(step, n - at), tiles);
+      sizes.data()[i] = int64_t(size);
+      checks.data()[i] = crc32(tiles.data() + tiles.size() - size, size, best_path());
+    }
   }
-  if (tile.coded.data) return nb::bytes(tile.coded.data, tile.coded.size);
-  PyObject* raw = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(symbols.size() + 1));
-  if (!raw) nb::raise_python_error();
-  char* to = PyBytes_AS_STRING(raw);
-  to[0] = 0;
-  std::copy_n(symbols.data(), symbols.size(), to + 1);
-  return nb::steal<nb::bytes>(raw);
+  return nb::bytes(tiles.data(), tiles.size());
+}
+
+// The first tile that is damaged, or -1; out's contents are undefined after one.
+int64_t bind_decode_tiles(Vector<const uint8_t> data, size_t step, Vector<const int64_t> sizes,
+                          Vector<const int64_t> checks, Vector<uint8_t> out) {
+  const size_t n = out.size();
+  require(step > 0 && sizes.size() == n / step + (n % step != 0), "there is another number of tiles");
+  require(checks.size() == sizes.size(), "sizes and checks differ in length");
+  nb::gil_scoped_release release;
+  size_t from = 0;
+  for (size_t i = 0, at = 0; at < n; ++i, at += step) {
+    const size_t size = size_t(sizes.data()[i]);
+    if (size > data.size() - from) return int64_t(i);
+    if (crc32(data.data() + from, size, best_path()) != uint64_t(checks.data()[i])) return int64_t(i);
+    try {
+      decode_tile({data.data() + from, size}, out.data() + at, std::min(step, n - at));
+    } catch (const std::invalid_argument&) {
+      return int64_t(i);
+    }
+    from += size;
+  }
+  return -1;
+}
+
+nb::bytes bind_encode_tile(Vector<const uint8_t> symbols) {
+  std::vector<uint8_t> tile;
+  {
+    nb::gil_scoped_release release;
+    encode_tile(symbols.data(), symbols.size(), tile);
+  }
+  return nb::bytes(tile.data(), tile.size());
 }
 
 void bind_decode_tile(Vector<const uint8_t> data, Vector<uint8_t> out) {
@@ -138,6 +172,8 @@ NB_MODULE(_kernels, m) {
   m.def("rans_decode", bind_decode, "data"_a, "freqs"_a, "bits"_a, "lanes"_a, "out"_a, "path"_a = "");
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
+  m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
+  m.def("decode_tiles", bind_decode_tiles, "data"_a, "step"_a, "sizes"_a, "checks"_a, "out"_a);
   m.def("decode_tile", bind_decode_tile, "data"_a, "out"_a);
   m.def("tile_bytes", bind_tile_bytes, "symbols"_a);
   m.def("crc32", bind_crc32, "data"_a, "path"_a = "");

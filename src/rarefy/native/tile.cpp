@@ -223,27 +223,29 @@ double tile_bytes(const uint8_t* symbols, size_t n) {
   return std::isinf(bytes) ? double(n) + 1 : bytes;
 }
 
-Tile encode_tile(const uint8_t* symbols, size_t n) {
+size_t encode_tile(const uint8_t* symbols, size_t n, std::vector<uint8_t>& out) {
+  const size_t start = out.size();
   const Choice choice = choose(symbols, n);
-  if (std::isinf(choice.bytes)) return {{nullptr, 0}};
+  if (std::isinf(choice.bytes)) {
+    out.push_back(0);
+    out.insert(out.end(), symbols, symbols + n);
+    return n + 1;
+  }
   const Table& table = choice.table;
-  const size_t head = choice.written.size(), before = head + (head > 127 ? 2 : 1);
-  uint8_t* const memory = scratch(before + encode_bound(n, table.lanes));
-  Span stream{memory + before, 4};
+  const size_t head = choice.written.size();
+  out.push_back(uint8_t(head > 127 ? (head & 127) | 128 : head));
+  if (head > 127) out.push_back(uint8_t(head >> 7));
+  out.insert(out.end(), choice.written.begin(), choice.written.end());
   if (table.lanes == 1 && table.freqs[symbols[0]] == 1u << table.bits) {
     // One symbol with all of the range moves no state: the stream is one lane as it began.
-    static constexpr uint8_t untouched[4] = {0, 0, 1, 0};
-    std::memcpy(memory + before, untouched, 4);
+    out.insert(out.end(), {0, 0, 1, 0});
   } else {
-    stream = encode(symbols, n, {table.freqs, 256}, table.bits, table.lanes, best_path(), memory + before,
-                    encode_bound(n, table.lanes));
+    const size_t bound = encode_bound(n, table.lanes);
+    const Span stream =
+        encode(symbols, n, {table.freqs, 256}, table.bits, table.lanes, best_path(), scratch(bound), bound);
+    out.insert(out.end(), stream.data, stream.data + stream.size);
   }
-  // The stream lies at the end of its memory, so its table goes right before it.
-  uint8_t* const start = memory + (stream.data - memory) - before;
-  start[0] = uint8_t(head > 127 ? (head & 127) | 128 : head);
-  if (head > 127) start[1] = uint8_t(head >> 7);
-  std::memcpy(start + before - head, choice.written.data(), head);
-  return {{start, before + stream.size}};
+  return out.size() - start;
 }
 
 void decode_tile(Span data, uint8_t* out, size_t n) {
