@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 LIBRARIES = 32_000_000
 """What numerical libraries take for themselves once they compute."""
 
-CODING = 24
+CODING = 20
 """Bytes a weight of the matrix that is coded: its values, what is left to round, what was rounded, the error."""
 
 FACTORING = 64
 """Bytes an entry of a second moment while it is factored: some eight copies in float64."""
 
-WRITING = 4
-"""Copies of a tensor while it is written: its elements, their planes, the tiles, the record."""
+WRITING = 3
+"""Copies of a tensor while it is written: its elements, their planes, the coded tiles."""
 
 
 @dataclass(frozen=True)
