@@ -25,7 +25,7 @@ MIN_K: Final = 8
 MAX_K: Final = 14
 MAX_LANES_LOG2: Final = 5
 _SYMBOLS: Final = 256
-_ZEROS: Final = 4
+ZEROS: Final = 4
 _LONGEST: Final = 1024
 
 
@@ -46,10 +46,10 @@ def write_table(freqs: NDArray[np.uint16], k: int, lanes: int) -> bytes:
             zeros += 1
             continue
         if zeros:
-            bits += [_gamma(_ZEROS), _gamma(zeros)]
+            bits += [gamma(ZEROS), gamma(zeros)]
             zeros = 0
         length = f.bit_length()
-        bits += [_gamma(_number(length - before)), f"{f:b}"[1:]]
+        bits += [gamma(number_of(length - before)), f"{f:b}"[1:]]
         before = length
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
@@ -64,7 +64,7 @@ def table_bits(freqs: NDArray[np.uint16], k: int) -> int:
     runs = np.diff(used, prepend=-1) - 1
     runs = runs[runs > 0]
     ahead = _GAMMA_BITS[_NUMBERS[step + MAX_K]].sum() + (length - 1).sum()
-    zeros = (_GAMMA_BITS[_ZEROS] + _GAMMA_BITS[runs]).sum()
+    zeros = (_GAMMA_BITS[ZEROS] + _GAMMA_BITS[runs]).sum()
     return 8 * (1 + -(-int(ahead + zeros) // 8))
 
 
@@ -77,15 +77,15 @@ def read_table(model: bytes) -> Table:
     k += MIN_K
     if k > MAX_K or lanes > MAX_LANES_LOG2:
         raise FormatError(f"a table of frequencies has k = {k} and 2^{lanes} lanes")
-    bits = _Bits(model[1:])
+    bits = Bits(model[1:])
     freqs = np.zeros(_SYMBOLS, np.uint16)
     symbol, total, before = 0, 0, k
     while total < 1 << k:
         number = bits.gamma()
-        if number == _ZEROS:
+        if number == ZEROS:
             symbol += bits.gamma()
             continue
-        before += _step(number)
+        before += step_of(number)
         if not 1 <= before <= k + 1 or symbol >= _SYMBOLS:
             raise FormatError("a table of frequencies leaves its range")
         freqs[symbol] = f = 1 << before - 1 | bits.take(before - 1)
@@ -98,25 +98,26 @@ def read_table(model: bytes) -> Table:
     return Table(freqs, k, 1 << lanes)
 
 
-def _number(step: int) -> int:
+def number_of(step: int) -> int:
     """What stands for a change of length."""
     if abs(step) < 2:
         return (1, 3, 2)[step]
     return 2 * abs(step) + (2 if step > 0 else 1)
 
 
-def _step(number: int) -> int:
-    """The change of length that `number` stands for: the inverse of `_number`."""
-    if number < _ZEROS:
+def step_of(number: int) -> int:
+    """The change of length that `number` stands for: the inverse of `number_of`."""
+    if number < ZEROS:
         return (0, -1, 1)[number - 1]
     return (number - 1) // 2 * (-1 if number % 2 else 1)
 
 
-def _gamma(number: int) -> str:
+def gamma(number: int) -> str:
+    """The bits of `number` >= 1."""
     return "0" * (number.bit_length() - 1) + f"{number:b}"
 
 
-class _Bits:
+class Bits:
     """Reads bits, the highest of a byte first. Raises FormatError at their end."""
 
     def __init__(self, data: bytes) -> None:
@@ -143,5 +144,5 @@ class _Bits:
             raise FormatError("a table of frequencies has bits left over")
 
 
-_NUMBERS: Final = np.array([_number(step) for step in range(-MAX_K, MAX_K + 1)])
+_NUMBERS: Final = np.array([number_of(step) for step in range(-MAX_K, MAX_K + 1)])
 _GAMMA_BITS: Final = np.array([0] + [2 * n.bit_length() - 1 for n in range(1, _SYMBOLS + 1)])
