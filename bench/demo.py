@@ -15,6 +15,10 @@ from typing import Any
 
 os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}  # before transformers is imported
 
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
 import networks
 import rarefy
 from machine import machine, versions
@@ -22,9 +26,6 @@ from rarefy.engines.generate import generate
 from rarefy.plan.data import evaluation, tokenizer_of
 from rarefy.report.progress import showing
 from rarefy.units import human
-from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
 
 ROOT = Path(os.environ.get("RAREFY_DEMO", Path(__file__).resolve().parent.parent / "demo"))
 RECIPE = [
@@ -103,7 +104,8 @@ def table(found: dict[str, Any]) -> Table:
     shown.add_column("after", justify="right")
     weights = found["weights"]
     shown.add_row("weight files", f"{human(2 * weights)} (2 bytes a weight)", human(found["bytes"]))
-    shown.add_row("", f"{human(found['gguf']['without_tokenizer'])} (its Q4_1 GGUF)", f"{2 * weights / found['bytes']:.2f}x smaller")
+    gguf = human(found["gguf"]["without_tokenizer"])
+    shown.add_row("", f"{gguf} (its Q4_1 GGUF)", f"{2 * weights / found['bytes']:.2f}x smaller")
     shown.add_row("bits a weight", "16", f"{found['bpw']:.3f}")
     shown.add_row("perplexity", interval(found["reference"]["perplexity"], 2), interval(found["perplexity"], 2))
     shown.add_row("KL to the original", "0", f"{interval(found['kl'], 4)} nats a token")

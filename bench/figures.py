@@ -1,7 +1,7 @@
 """Render the figures in the docs from the committed results, so that no number is typed by hand.
 
-    python bench/figures.py           writes docs/figures.md and the demo's part of README.md
-    python bench/figures.py --check   fails when they differ from what would be written
+python bench/figures.py           writes docs/figures.md and the demo's part of README.md
+python bench/figures.py --check   fails when they differ from what would be written
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ def on(result: dict[str, Any]) -> str:
 def codec(result: dict[str, Any]) -> str:
     """The entropy coder beside others."""
     rows = [
-        [r["source"], r["coder"], f"{r['entropy']:.4f}", f"{r['bits_per_symbol']:.4f}", f"{r['overhead_percent']:.2f} %",
-         f"{r['encode_GB_s']:.3f}", f"{r['decode_GB_s']:.3f}"]
+        [r["source"], r["coder"]]
+        + [f"{r['entropy']:.4f}", f"{r['bits_per_symbol']:.4f}", f"{r['overhead_percent']:.2f} %"]
+        + [f"{r['encode_GB_s']:.3f}", f"{r['decode_GB_s']:.3f}"]
         for r in result["rows"]
-    ]  # fmt: skip
+    ]
     head = ["source", "coder", "entropy", "bits a symbol", "over the entropy", "encode GB/s", "decode GB/s"]
     return (
         "## rANS\n\n`python bench/codec.py`: a million byte symbols, everything a file needs counted; one core. "
-        "Bars: at most 1 % over the entropy, 0.2 GB/s in, 0.5 GB/s out.\n\n" + table(head, rows) + "\n" + on(result) + "\n"
+        "Bars: at most 1 % over the entropy, 0.2 GB/s in, 0.5 GB/s out.\n\n" + table(head, rows) + f"\n{on(result)}\n"
     )
 
 
 def gptq(result: dict[str, Any]) -> str:
     """GPTQ beside llm-compressor's."""
     rows = [
-        [name, c["dtype"], interval(c["kl"], 4), f"{c['gptq_processor_s']:.0f} s", f"{c['gptq_wall_s']:.0f} s",
-         megabytes(c["gptq_peak_bytes"])]
+        [name, c["dtype"], interval(c["kl"], 4)]
+        + [f"{c['gptq_processor_s']:.0f} s", f"{c['gptq_wall_s']:.0f} s", megabytes(c["gptq_peak_bytes"])]
         for name, c in result["contestants"].items()
-    ]  # fmt: skip
+    ]
     head = ["", "computes in", "KL, nats a token", "processor time", "wall time", "peak memory"]
     pairs = "".join(f"- {name}: {interval(d, 4)} nats\n" for name, d in result["paired differences"].items())
     return (
@@ -97,15 +98,18 @@ def opening(result: dict[str, Any]) -> str:
 
 def demo(found: dict[str, Any]) -> str:
     """The demo's table and text, for the README."""
-    weights = found["weights"]
+    weights, gguf = found["weights"], megabytes(found["gguf"]["without_tokenizer"])
     rows = [
-        ["weight files", f"{megabytes(2 * weights)} at 2 bytes a weight; its Q4_1 GGUF {megabytes(found['gguf']['without_tokenizer'])}",
-         megabytes(found["bytes"])],
+        [
+            "weight files",
+            f"{megabytes(2 * weights)} at 2 bytes a weight; its Q4_1 GGUF {gguf}",
+            megabytes(found["bytes"]),
+        ],
         ["bits a weight", "16", f"{found['bpw']:.3f}"],
         ["perplexity", interval(found["reference"]["perplexity"], 2), interval(found["perplexity"], 2)],
         ["KL to the original, nats a token", "0", interval(found["kl"], 4)],
         ["compressed in", "", f"{found['seconds']:.0f} s, {megabytes(found['peak_rss_bytes'])} at the peak"],
-    ]  # fmt: skip
+    ]
     quotes = "".join(f"> **{name}:** {' '.join(text.split())}\n>\n" for name, text in found["continued"].items())
     return (
         "`make demo` on 2 cores, SmolLM2-135M-Instruct (taken off the grid that its GGUF was rounded to), whole file, "
@@ -127,7 +131,7 @@ def pages() -> dict[Path, str]:
         for name, render in RENDERED.items()
         if (RESULTS / f"{name}.json").exists()
     ]
-    head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each made by the command beside it.\n\n"
+    head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each with the command that made it.\n\n"
     found = {ROOT / "docs" / "figures.md": head + "\n".join(parts)}
     if (RESULTS / "demo.json").exists():
         readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rarefy.codes import Code
 
 
-def setting(default: Any, help: str, **checks: Any) -> Any:  # noqa: A002 - the word users know
+def setting(default: Any, help: str, **checks: Any) -> Any:
     """A field of a method. checks: `low`, `high` (inclusive) or `choices`."""
     return dataclasses.field(default=default, metadata={"help": help, **checks})
 

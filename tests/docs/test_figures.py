@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-import figures
 import pytest
+
+import figures
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -52,7 +52,7 @@ def test_the_tightest_cgroup_of_version_2_counts(tmp_path, on):
 
 def test_a_container_of_version_1_has_its_limit_at_the_root(tmp_path, on):
     on(machine(tmp_path, cgroup="5:cpu:/x\n4:memory:/docker/abc\n0::/\n"))
-    group(tmp_path / "cgroup/memory", **{"memory__limit_in_bytes": 3 * GIB, "memory__usage_in_bytes": GIB})
+    group(tmp_path / "cgroup/memory", memory__limit_in_bytes=3 * GIB, memory__usage_in_bytes=GIB)
     assert memory.available() == 2 * GIB
 
 

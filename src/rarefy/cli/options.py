@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ OUTPUT = "What comes out"
 DATA = "Data"
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Element types in which networks compute."""
 
     float32 = "float32"
@@ -21,7 +21,7 @@ class Precision(str, Enum):
     float16 = "float16"
 
 
-class WalkPrecision(str, Enum):
+class WalkPrecision(StrEnum):
     """Element types in which calibration data run through a network."""
 
     float32 = "float32"
