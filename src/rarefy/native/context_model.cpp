@@ -8,9 +8,6 @@ constexpr int32_t kSigmoid[33] = {22,    36,    60,    99,    162,   267,   439,
                                   4971,  7812,  11954, 17625, 24743, 32768, 40793, 47911, 53582, 57724, 60565,
                                   62428, 63615, 64357, 64816, 65097, 65269, 65374, 65437, 65476, 65500, 65514};
 
-constexpr int kSlow = 5;  // a row's running means remember about 2^5 symbols
-constexpr int kStart = 8;  // observations that a column's first mean counts for
-
 }  // namespace
 
 Logistic::Logistic() {
@@ -39,64 +36,7 @@ ContextModel::ContextModel(ContextShape shape)
     tables_[m] = table;
     table += contexts[m] * tree;
   }
-  weights_.assign(kModels * tree, (1 << kUnit) * W0 / 100);
-  seen_.assign(tree, 0);
-}
-
-void ContextModel::open() {
-  Column& column = columns_[at_];
-  if (first_row_) column = {overall_, 0, kStart};
-  if (at_ == 0) { here_ = expected_ = overall_; }
-  const int64_t joint = int64_t(column.magnitude) * (here_ + 1) / (expected_ + 1);
-  const int near = level(uint32_t(std::min<int64_t>(joint, 1 << 24)));
-  const int offset = int(int64_t(column.mean) * 8 / (column.magnitude + (1 << (kUnit - 2)))) + kOffsets / 2;
-  const int context[kModels] = {0, level(uint32_t(column.magnitude)), near,
-                                std::clamp(offset, 0, kOffsets - 1) * (kLevels / 4) + near / 4, int(left_)};
-  for (int m = 0; m < kModels; ++m) rows_[m] = tables_[m] + (size_t(context[m]) << depth_);
-}
-
-uint32_t ContextModel::predict(uint32_t node) {
-  const int32_t* weights = &weights_[node * kModels];
-  int64_t sum = 0;
-  for (int m = 0; m < kModels; ++m) {
-    inputs_[m] = kLogistic.stretch[rows_[m][node] >> 20];
-    sum += int64_t(weights[m]) * inputs_[m];
-  }
-  const int d = int(std::clamp<int64_t>(sum >> kUnit, -2047, 2047));
-  return probability_ = kLogistic.squash[d + 2048];
-}
-
-void ContextModel::update(uint32_t node, uint32_t bit) {
-  int32_t* weights = &weights_[node * kModels];
-  const int32_t error = int32_t(bit << kUnit) - int32_t(probability_);
-  const int shift = RATE(seen_[node]);
-  if (seen_[node] < 65535) ++seen_[node];
-  for (int m = 0; m < kModels; ++m) {
-    weights[m] += (inputs_[m] * error + (1 << (shift - 1))) >> shift;
-    uint32_t& slot = rows_[m][node];
-    const uint32_t count = slot & kMaxCount;
-    int32_t p = int32_t(slot >> 10);
-    approach(p, bit ? (1 << 22) - 1 : 0, int(count));
-    slot = uint32_t(p) << 10 | (count + (count < kMaxCount));
-  }
-}
-
-void ContextModel::close(uint32_t symbol) {
-  Column& column = columns_[at_];
-  const int32_t value = int32_t(symbol) - (symbol >> (depth_ - 1) ? 1 << depth_ : 0);
-  const int32_t magnitude = (value < 0 ? -value : value) * (1 << kUnit);
-  here_ += (magnitude - here_) >> kSlow;
-  expected_ += (column.magnitude - expected_) >> kSlow;
-  approach(column.magnitude, magnitude, column.count);
-  approach(column.mean, value * (1 << kUnit), column.count);
-  column.count += column.count < kMaxCount;
-  approach(overall_, magnitude, overall_count_);
-  overall_count_ += overall_count_ < kMaxCount;
-  left_ = symbol;
-  if (++at_ == columns_.size()) {
-    at_ = 0;
-    first_row_ = false;
-  }
+  weights_.assign(kModels * tree, (1 << kUnit) / kModels);
 }
 
 }  // namespace rarefy

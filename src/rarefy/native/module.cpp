@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <memory>
 
+#include "context.hpp"
 #include "crc.hpp"
 #include "difference.hpp"
+#include "huffman.hpp"
 #include "packing.hpp"
 #include "planes.hpp"
 #include "rans.hpp"
@@ -60,6 +62,36 @@ void bind_decode(Vector<const uint8_t> data, Vector<const uint16_t> freqs, int b
   nb::gil_scoped_release release;
   decode({data.data(), data.size()}, {freqs.data(), freqs.size()}, bits, lanes, path_from(path), out.data(),
          out.size());
+}
+
+nb::bytes bytes_of(const std::vector<uint8_t>& data) { return nb::bytes(data.data(), data.size()); }
+
+nb::bytes bind_huffman_encode(Vector<const uint8_t> symbols, Vector<const uint8_t> lengths) {
+  std::vector<uint8_t> data;
+  {
+    nb::gil_scoped_release release;
+    data = huffman_encode(symbols.data(), symbols.size(), {lengths.data(), lengths.size()});
+  }
+  return bytes_of(data);
+}
+
+void bind_huffman_decode(Vector<const uint8_t> data, Vector<const uint8_t> lengths, Vector<uint8_t> out) {
+  nb::gil_scoped_release release;
+  huffman_decode(data.data(), data.size(), {lengths.data(), lengths.size()}, out.data(), out.size());
+}
+
+nb::bytes bind_context_encode(Vector<const uint8_t> symbols, int depth, size_t columns) {
+  std::vector<uint8_t> data;
+  {
+    nb::gil_scoped_release release;
+    data = context_encode(symbols.data(), symbols.size(), {depth, columns});
+  }
+  return bytes_of(data);
+}
+
+void bind_context_decode(Vector<const uint8_t> data, int depth, size_t columns, Vector<uint8_t> out) {
+  nb::gil_scoped_release release;
+  context_decode(data.data(), data.size(), {depth, columns}, out.data(), out.size());
 }
 
 void bind_dequantize(Matrix<const uint8_t> q, Matrix<const float> scale, Matrix<const float> zero, size_t group,
@@ -170,6 +202,10 @@ NB_MODULE(_kernels, m) {
   m.def("quantize_counts", bind_quantize, "counts"_a, "bits"_a, "out"_a);
   m.def("rans_encode", bind_encode, "symbols"_a, "freqs"_a, "bits"_a, "lanes"_a, "path"_a = "");
   m.def("rans_decode", bind_decode, "data"_a, "freqs"_a, "bits"_a, "lanes"_a, "out"_a, "path"_a = "");
+  m.def("huffman_encode", bind_huffman_encode, "symbols"_a, "lengths"_a);
+  m.def("huffman_decode", bind_huffman_decode, "data"_a, "lengths"_a, "out"_a);
+  m.def("context_encode", bind_context_encode, "symbols"_a, "depth"_a, "columns"_a);
+  m.def("context_decode", bind_context_decode, "data"_a, "depth"_a, "columns"_a, "out"_a);
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
   m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
