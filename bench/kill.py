@@ -97,8 +97,14 @@ class Scene:
         return count
 
     def clear(self) -> None:
+        for path in self.others():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         shutil.rmtree(self.out, ignore_errors=True)
-        shutil.rmtree(self.root / "out.work", ignore_errors=True)
+
+    def others(self) -> list[Path]:
+        """What is there beside the inputs, OUT and our own notes."""
+        own = {"model", "data.npz", "out", "coded.log", "error.txt"}
+        return sorted(path for path in self.root.iterdir() if path.name not in own)
 
 
 def child(scene: Scene, hook: Events | None = None) -> int:
@@ -190,11 +196,8 @@ class Series:
             wrong.append(f"status {status}: {(scene.root / 'error.txt').read_text()}")
         elif digest(scene.out) != self.expected:
             wrong.append("other bytes")
-        if (scene.root / "out.work").exists():
-            wrong.append("the work folder is still there")
-        left = {path.name for path in scene.root.iterdir()} - {"model", "data.npz", "out", "coded.log", "error.txt"}
-        if left:
-            wrong.append(f"left behind: {sorted(left)}")
+        if left := [path.name for path in scene.others()]:
+            wrong.append(f"left behind: {left}")
         return wrong
 
     def killed_at_random(self, kills: int, seed: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,9 @@ class Output:
 
     def check_writable(self) -> None:
         """Fail before hours of work, not after them. Raises ResourceError."""
-        probe = self.path.with_name(f".{self.path.name}.probe-{os.getpid()}")
-        with writing(self.out):
-            probe.write_bytes(b"")
-            probe.unlink()
+        # Nameless where the system can do that, so that a kill leaves nothing.
+        with writing(self.out), tempfile.TemporaryFile(dir=self.path.parent):
+            pass
 
     def put(self, fresh: Path) -> None:
         """Rename the finished folder `fresh` to OUT; from another file system, copy it beside OUT first.
