@@ -45,9 +45,10 @@ def on(result: dict[str, Any]) -> str:
 def codec(result: dict[str, Any]) -> str:
     """The entropy coder beside others."""
     rows = [
-        [r["source"], r["coder"]]
-        + [f"{r['entropy']:.4f}", f"{r['bits_per_symbol']:.4f}", f"{r['overhead_percent']:.2f} %"]
-        + [f"{r['encode_GB_s']:.3f}", f"{r['decode_GB_s']:.3f}"]
+        [
+            *(r["source"], r["coder"], f"{r['entropy']:.4f}", f"{r['bits_per_symbol']:.4f}"),
+            *(f"{r['overhead_percent']:.2f} %", f"{r['encode_GB_s']:.3f}", f"{r['decode_GB_s']:.3f}"),
+        ]
         for r in result["rows"]
     ]
     head = ["source", "coder", "entropy", "bits a symbol", "over the entropy", "encode GB/s", "decode GB/s"]
@@ -60,15 +61,17 @@ def codec(result: dict[str, Any]) -> str:
 def gptq(result: dict[str, Any]) -> str:
     """GPTQ beside llm-compressor's."""
     rows = [
-        [name, c["dtype"], interval(c["kl"], 4)]
-        + [f"{c['gptq_processor_s']:.0f} s", f"{c['gptq_wall_s']:.0f} s", megabytes(c["gptq_peak_bytes"])]
+        [
+            *(name, c["dtype"], interval(c["kl"], 4)),
+            *(f"{c['gptq_processor_s']:.0f} s", f"{c['gptq_wall_s']:.0f} s", megabytes(c["gptq_peak_bytes"])),
+        ]
         for name, c in result["contestants"].items()
     ]
     head = ["", "computes in", "KL, nats a token", "processor time", "wall time", "peak memory"]
     pairs = "".join(f"- {name}: {interval(d, 4)} nats\n" for name, d in result["paired differences"].items())
     return (
         f"## GPTQ beside llm-compressor\n\n`python bench/gptq.py --peer-python PEER/bin/python`: {result['network']}; "
-        f"{result['grid']}; calibrated on {result['calibration']}, measured on {result['evaluation']}. Both contestants' "
+        f"{result['grid']}; calibrated on {result['calibration']}, measured on {result['evaluation']}. All "
         "weights are measured dense by the same code.\n\n"
         + table(head, rows)
         + "\nPaired differences, 95 % intervals:\n\n"
@@ -131,7 +134,7 @@ def pages() -> dict[Path, str]:
         for name, render in RENDERED.items()
         if (RESULTS / f"{name}.json").exists()
     ]
-    head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each with the command that made it.\n\n"
+    head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each with its command.\n\n"
     found = {ROOT / "docs" / "figures.md": head + "\n".join(parts)}
     if (RESULTS / "demo.json").exists():
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
