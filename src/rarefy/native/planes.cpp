@@ -63,10 +63,11 @@ RAREFY_INLINE void join(const uint8_t* planes, size_t n, bool rotate, uint8_t* e
   T block[kBlock];
   for (size_t at = 0; at < n; at += kBlock) {
     const size_t count = std::min(kBlock, n - at);
-    for (size_t i = 0; i < count; ++i) block[i] = planes[at + i];
-    for (size_t p = 1; p < W; ++p) {
-      const uint8_t* plane = planes + p * n + at;
-      for (size_t i = 0; i < count; ++i) block[i] = T(T(uint64_t(block[i]) << 8) | plane[i]);
+    const uint8_t* from = planes + at;
+    for (size_t i = 0; i < count; ++i) {
+      T value = 0;
+      for (size_t p = 0; p < W; ++p) value = T(value | T(T(from[p * n + i]) << (8 * (W - 1 - p))));
+      block[i] = value;
     }
     if (rotate)
       for (size_t i = 0; i < count; ++i) block[i] = T(T(block[i] >> 1) | T(block[i] << (8 * W - 1)));
