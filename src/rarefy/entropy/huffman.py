@@ -36,18 +36,27 @@ def code_lengths(counts: NDArray[np.int64], limit: int = MAX_LENGTH) -> NDArray[
 
     counts: integers (a,), a <= 2^limit, one or more of them positive. By package-merge: a symbol offers a coin of its
     count in each of the denominations 2^-1 .. 2^-limit; the cheapest way to a sum of a - 1 takes as many of its coins
-    as its code has bits.
+    as its code has bits. From the smallest denomination up, coins and pairs of what is below are sorted together;
+    from the largest down, what is taken of each is a prefix.
     """
     used = np.flatnonzero(counts)
+    order = used[np.argsort(counts[used], kind="stable")]
+    coins = counts[order].astype(np.int64)
+    pairs = coins[:0]
+    is_pair = []
+    for _ in range(limit):
+        cost = np.concatenate([coins, pairs])
+        by_cost = np.argsort(cost, kind="stable")
+        is_pair.append(by_cost >= len(coins))
+        cost = cost[by_cost][: len(cost) // 2 * 2]
+        pairs = cost[::2] + cost[1::2]
     lengths = np.full(len(counts), NO_CODE, np.uint8)
     lengths[used] = 0
-    coins = sorted((int(counts[s]), (int(s),)) for s in used)
-    packages: list[tuple[int, tuple[int, ...]]] = []
-    for _ in range(limit):
-        merged = sorted(coins + packages)
-        packages = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(merged[::2], merged[1::2], strict=False)]
-    for _, symbols in packages[: len(used) - 1]:
-        np.add.at(lengths, list(symbols), 1)
+    taken = 2 * (len(coins) - 1)
+    for level in reversed(is_pair):
+        below = int(np.count_nonzero(level[:taken]))
+        lengths[order[: taken - below]] += 1
+        taken = 2 * below
     return lengths
 
 
