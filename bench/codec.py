@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import constriction
 import numpy as np
 import zstandard
-from machine import machine, versions
 
+from machine import machine, versions
 from rarefy.entropy import rans
 
 if TYPE_CHECKING:
