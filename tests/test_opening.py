@@ -179,9 +179,7 @@ def test_factories_with_and_without_weights(tmp_path) -> None:
     again = open_model(f"tiny:chain@{tmp_path / 'out'}")
     assert isinstance(again.codes["0.weight"], Grid) and isinstance(again.codes["5.weight"], Dense)
     assert [step.method for step in again.history] == ["quantize.rtn"]
-    with pytest.raises(
-        UsageError, match="which code runs; if you trust that code, give tiny:chain@"
-    ):
+    with pytest.raises(UsageError, match="which code runs; if you trust that code, give tiny:chain@"):
         open_model(tmp_path / "out")
 
 
