@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rarefy.files.windows import WINDOW
 from rarefy.native import _kernels, crc32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -32,8 +32,48 @@ if TYPE_CHECKING:
 _BUFFERS: Final = Buffers()
 
 
+class Records(Protocol):
+    """Where records are."""
+
+    def view(self, name: str, start: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of a record, valid until this thread asks for others."""
+        ...
+
+    def where(self, name: str) -> str:
+        """What errors call the place of a record."""
+        ...
+
+
+class Stored(Records):
+    """In files."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def view(self, name: str, start: int, size: int) -> NDArray[np.uint8]:
+        data = _BUFFERS.take("coded", size)
+        self._reader.part_into(name, start, data.data)
+        return data
+
+    def where(self, name: str) -> str:
+        return str(self._reader.file(name))
+
+
+class Held(Records):
+    """In memory."""
+
+    def __init__(self, records: Mapping[str, bytes]) -> None:
+        self._records = {name: np.frombuffer(record, np.uint8) for name, record in records.items()}
+
+    def view(self, name: str, start: int, size: int) -> NDArray[np.uint8]:
+        return self._records[name][start : start + size]
+
+    def where(self, name: str) -> str:
+        return "memory"
+
+
 def restore(
-    reader: Reader, wanted: Iterable[tuple[str, Head, TensorFile | None]], threads: int
+    records: Records, wanted: Iterable[tuple[str, Head, TensorFile | None]], threads: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Raw bytes of tensors, window after window, each in memory that is used again when the next is asked for.
 
@@ -43,8 +83,8 @@ def restore(
     difference.
     """
     spare: list[NDArray[np.uint8]] = []
-    records = (_Restored(reader, *each, spare) for each in wanted)
-    jobs = ((record, start) for record in records for start in range(0, record.count, WINDOW))
+    tensors = (_Restored(records, *each, spare) for each in wanted)
+    jobs = ((tensor, start) for tensor in tensors for start in range(0, tensor.count, WINDOW))
     for whole, size in in_order(lambda job: job[0].window(job[1]), jobs, threads):
         yield whole[:size]
         spare.append(whole)
@@ -54,9 +94,9 @@ class _Restored:
     """One record, restored in windows."""
 
     def __init__(
-        self, reader: Reader, name: str, head: Head, base: TensorFile | None, spare: list[NDArray[np.uint8]]
+        self, records: Records, name: str, head: Head, base: TensorFile | None, spare: list[NDArray[np.uint8]]
     ) -> None:
-        self.reader, self.name, self.head, self.base, self.spare = reader, name, head, base, spare
+        self.records, self.name, self.head, self.base, self.spare = records, name, head, base, spare
         self.dtype = dtype_of(head.dtype)
         self.count = math.prod(head.shape)
         self.way = _way(head, name)
@@ -77,7 +117,7 @@ class _Restored:
             for i, plane in enumerate(planes):
                 self._fill(i, start, plane)
         except FormatError as error:
-            raise FormatError(f"{self.name} in {self.reader.file(self.name)} is damaged", str(error)) from error
+            raise FormatError(f"{self.name} in {self.records.where(self.name)} is damaged", str(error)) from error
         whole = self._take(size)
         _kernels.join_planes(planes, rotated(self.dtype, self.way), whole[:size])
         if self.base is not None and self.way is not None:
@@ -107,8 +147,7 @@ class _Restored:
         step = stream.symbols
         tiles = slice(start // step, -(-end // step))
         begin = int(self.ends[i][tiles.start] - self.sizes[i][tiles.start])
-        data = _BUFFERS.take("coded", int(self.ends[i][tiles.stop - 1]) - begin)
-        self.reader.part_into(self.name, begin, data.data)
+        data = self.records.view(self.name, begin, int(self.ends[i][tiles.stop - 1]) - begin)
         whole_tiles = start % step == 0 and (end % step == 0 or end == stream.count)
         if stream.coder == rans_tiles.CODER.ID and not stream.model and whole_tiles:
             damaged = rans_tiles.decode_tiles(data, step, self.sizes[i][tiles], self.checks[i][tiles], out)

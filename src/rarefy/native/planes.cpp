@@ -96,6 +96,12 @@ RAREFY_INLINE void join_any(const uint8_t* planes, size_t n, size_t width, bool 
 RAREFY_AVX2 void split_avx2(const uint8_t* e, size_t n, size_t width, bool rotate, uint8_t* planes) {
   split_any(e, n, width, rotate, planes);
 }
+RAREFY_AVX512 void split_avx512(const uint8_t* e, size_t n, size_t width, bool rotate, uint8_t* planes) {
+  split_any(e, n, width, rotate, planes);
+}
+RAREFY_AVX512 void join_avx512(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
+  join_any(planes, n, width, rotate, e);
+}
 RAREFY_AVX2 void join_avx2(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
   join_any(planes, n, width, rotate, e);
 }
@@ -111,7 +117,8 @@ void check_width(size_t width) {
 void split_planes(const uint8_t* elements, size_t n, size_t width, bool rotate, uint8_t* planes, Path path) {
   check_width(width);
 #if RAREFY_X86
-  if (path != Path::scalar) return split_avx2(elements, n, width, rotate, planes);
+  if (path == Path::avx512) return split_avx512(elements, n, width, rotate, planes);
+  if (path == Path::avx2) return split_avx2(elements, n, width, rotate, planes);
 #endif
   (void)path;
   split_any(elements, n, width, rotate, planes);
@@ -120,7 +127,8 @@ void split_planes(const uint8_t* elements, size_t n, size_t width, bool rotate, 
 void join_planes(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* elements, Path path) {
   check_width(width);
 #if RAREFY_X86
-  if (path != Path::scalar) return join_avx2(planes, n, width, rotate, elements);
+  if (path == Path::avx512) return join_avx512(planes, n, width, rotate, elements);
+  if (path == Path::avx2) return join_avx2(planes, n, width, rotate, elements);
 #endif
   (void)path;
   join_any(planes, n, width, rotate, elements);

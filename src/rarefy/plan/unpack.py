@@ -13,7 +13,7 @@ from rarefy.files import manifest
 from rarefy.files.atomic import replace_file, write_bytes, writing
 from rarefy.files.container import Reader
 from rarefy.files.directory import INDEX
-from rarefy.files.restoring import is_difference, restore
+from rarefy.files.restoring import Stored, is_difference, restore
 from rarefy.files.safetensors import Entry, parse_header, strict_json
 from rarefy.plan.checkpoint import Checkpoint, digest, whole_folder
 from rarefy.plan.pack import CONFIG, SECTION
@@ -70,7 +70,7 @@ def unpack(
         wanted = ((n, heads[n], other.holder[n] if other is not None and n in needing else None) for n in names)
         total = sum(entry.size for entries in files.values() for entry in entries.values())
         with progress.task("unpacking", total) as advance:
-            windows = restore(reader, wanted, threads)
+            windows = restore(Stored(reader), wanted, threads)
             for name, entries in files.items():
                 _write_file(fresh / name, packed["files"][name], entries, windows, advance)
         for name, text in packed["texts"].items():
