@@ -76,7 +76,7 @@ def gptq(result: dict[str, Any]) -> str:
         + table(head, rows)
         + "\nPaired differences, 95 % intervals:\n\n"
         + pairs
-        + "\n"
+        + f"\n{result.get('note', '')}\n\n"
         + on(result)
         + "\n"
     )
