@@ -33,10 +33,13 @@ lint: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python -m pytest -q tests/docs tests/methods
 
-bench: $(VENV)/dev $(VENV)/demo
+# make bench PEER=PEER/bin/python adds llm-compressor's rows to GPTQ's; without it only ours are measured
+bench: $(VENV)/bench demo
 	$(BIN)/python bench/codec.py
-	$(BIN)/python bench/gptq.py
-	$(BIN)/python bench/opening.py
+	$(BIN)/python bench/gptq.py $(if $(PEER),--peer-python $(PEER))
+	$(BIN)/python bench/opening.py demo/smollm2-rarefied
+	$(BIN)/python bench/kill.py --random 150 --systematic --full --layers 2 --json bench/results/kill.json
+	$(BIN)/python bench/figures.py
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +57,10 @@ $(VENV)/demo: $(VENV)/installed
 $(VENV)/dev: $(SOURCES) constraints.txt | $(VENV)/torch
 	$(PIP) ".[dev]"
 	touch $(VENV)/installed $@
+
+$(VENV)/bench: $(VENV)/dev
+	$(PIP) constriction zstandard
+	touch $@
 
 clean:
 	rm -rf $(VENV) build demo
