@@ -11,7 +11,9 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarefy.codes import Dense, Grid, Node, Sparse
+from rarefy.codes import Dense, Grid, Node, Sparse, kinds
+from rarefy.codes.dtypes import DTYPES
+from rarefy.entropy import Stream, coders
 from rarefy.errors import FormatError, UsageError
 from rarefy.files import record
 from rarefy.files.head import RAW, Tiles, checksum, write_head
@@ -256,3 +258,56 @@ def test_sparse_values_outside_the_support_cost_nothing() -> None:
     keep = np.random.default_rng(1).random(10**5) < 0.1
     sparse = record.encode(Sparse(keep, values), "F32")
     assert len(sparse) * 8 < 10**5 * (0.1 * 11 + 0.48)
+
+
+class Keyed:
+    """A coder that cannot read a tile without its part of the side information."""
+
+    ID = 63
+
+    def estimate(self, symbols: np.ndarray, given: np.ndarray) -> float:
+        assert given.shape == symbols.shape
+        return 4.0 * symbols.size
+
+    def fit(self, symbols: np.ndarray, given: np.ndarray) -> bytes:
+        return b"k"
+
+    def tile_symbols(self, model: bytes, symbols: np.ndarray, given: np.ndarray) -> int:
+        return 700
+
+    def encode(self, symbols: np.ndarray, model: bytes, given: np.ndarray) -> bytes:
+        return np.packbits(symbols ^ given).tobytes()
+
+    def decode(self, data: bytes, model: bytes, out: np.ndarray, given: np.ndarray) -> None:
+        out[:] = np.unpackbits(np.frombuffer(data, np.uint8), count=out.size) ^ given
+
+
+class Told(Dense):
+    """A code of bits whose scale indices a reader knows from elsewhere."""
+
+    KIND = 99
+
+    def streams(self, keep: np.ndarray | None = None) -> object:
+        yield Stream("plane0", self.raw(), told(self.shape))
+
+    @classmethod
+    def read(cls, shape: tuple[int, ...], node: Node, source: object, keep: np.ndarray | None = None) -> Dense:
+        raw = source.next(int(np.prod(shape)), told(shape)).reshape(shape)
+        return cls(lambda: raw, shape, DTYPES["U8"])
+
+
+def told(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 2, shape[::-1], np.uint8).T
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (300, 40)])  # in the head, and in tiles
+def test_side_information_reaches_its_tile(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    monkeypatch.setitem(coders(), "keyed", Keyed())
+    monkeypatch.setitem(kinds(), 99, Told)
+    raw = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+    data = record.encode(Told(lambda: raw, shape, DTYPES["U8"]), "U8", "keyed")
+    head = record.parse(data)
+    assert head.coder_names() == ("keyed",)
+    assert len(head.streams[0].sizes) == -(-raw.size // 700)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(read(data, threads).raw(), raw)

@@ -46,8 +46,11 @@ class Node:
 class Source(Protocol):
     """Hands out a record's streams in the order in which `Code.streams` gave them."""
 
-    def next(self, count: int) -> NDArray[np.uint8]:
-        """The next stream's symbols. Raises FormatError when the file has another number of them than `count`."""
+    def next(self, count: int, given: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """The next stream's symbols, with the side information that it was written with: uint8 (count,).
+
+        Raises FormatError when the file has another number of them than `count`.
+        """
         ...
 
 

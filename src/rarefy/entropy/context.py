@@ -27,6 +27,8 @@ from rarefy.native import _kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rarefy.entropy.stream import Given
+
 MAX_COLUMNS: Final = TILE_SYMBOLS
 
 
@@ -74,7 +76,7 @@ class Context:
 
     ID: ClassVar[int] = 3
 
-    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+    def estimate(self, symbols: NDArray[np.uint8], given: Given = None) -> float:
         """By coding: all of it, or the first tile of several."""
         if symbols.size == 0:
             return 0.0
@@ -83,12 +85,12 @@ class Context:
         coded = len(self.encode(first, model)) * symbols.size / first.size
         return 8 * (len(model) + coded)
 
-    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+    def fit(self, symbols: NDArray[np.uint8], given: Given = None) -> bytes:
         depth = max(int(symbols.max()) if symbols.size else 0, 1).bit_length()
         columns = int(symbols.shape[-1]) if symbols.ndim > 1 and symbols.size else 1
         return write_shape(Shape(depth, columns if columns <= MAX_COLUMNS else 1))
 
-    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8], given: Given = None) -> int:
         """Whole rows, as many as fit; of a sequence without rows, from which less is learnt, about TILE_BYTES."""
         columns = read_shape(model).columns
         rows = max(1, symbols.size // columns)
@@ -98,10 +100,10 @@ class Context:
         tiles = -(-rows // most)
         return -(-rows // tiles) * columns
 
-    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+    def encode(self, symbols: NDArray[np.uint8], model: bytes, given: Given = None) -> bytes:
         return encode(symbols, read_shape(model))
 
-    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8], given: Given = None) -> None:
         try:
             decode(data, read_shape(model), out)
         except ValueError as error:

@@ -23,6 +23,8 @@ from rarefy.native import _kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rarefy.entropy.stream import Given
+
 MAX_LENGTH: Final = 12
 NO_CODE: Final = 255
 """In the place of the length of a symbol that does not occur."""
@@ -131,23 +133,23 @@ class Huffman:
 
     ID: ClassVar[int] = 2
 
-    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+    def estimate(self, symbols: NDArray[np.uint8], given: Given = None) -> float:
         if symbols.size == 0:
             return 0.0
         counts = histogram(symbols)
         lengths = code_lengths(counts)
         return 8 * (len(write_lengths(lengths)) + _tiles(counts, lengths) / 2) + _coded_bits(counts, lengths)
 
-    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+    def fit(self, symbols: NDArray[np.uint8], given: Given = None) -> bytes:
         return write_lengths(code_lengths(histogram(symbols if symbols.size else np.zeros(1, np.uint8))))
 
-    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8], given: Given = None) -> int:
         return max(1, -(-symbols.size // _tiles(histogram(symbols), read_lengths(model))))
 
-    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+    def encode(self, symbols: NDArray[np.uint8], model: bytes, given: Given = None) -> bytes:
         return encode(symbols, read_lengths(model))
 
-    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8], given: Given = None) -> None:
         lengths = read_lengths(model)
         try:
             decode(data, lengths, out)

@@ -30,6 +30,8 @@ from rarefy.native import _kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rarefy.entropy.stream import Given
+
 LANES = (1, 2, 4, 8, 16, 32)
 
 
@@ -120,7 +122,7 @@ class Rans:
 
     ID: ClassVar[int] = 1
 
-    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+    def estimate(self, symbols: NDArray[np.uint8], given: Given = None) -> float:
         if symbols.size == 0:
             return 0.0
         counts = histogram(symbols)
@@ -128,18 +130,18 @@ class Rans:
         lanes = 32 * table.lanes * _tiles(counts, table)
         return table_bits(table.freqs, table.k) + _coded_bits(counts, table.freqs, table.k) + lanes
 
-    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+    def fit(self, symbols: NDArray[np.uint8], given: Given = None) -> bytes:
         return write_table(*_best_table(histogram(symbols if symbols.size else np.zeros(1, np.uint8))))
 
-    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8], given: Given = None) -> int:
         tiles = _tiles(histogram(symbols), read_table(model))
         return max(1, -(-symbols.size // tiles))
 
-    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+    def encode(self, symbols: NDArray[np.uint8], model: bytes, given: Given = None) -> bytes:
         table = read_table(model)
         return encode(symbols, table.freqs, table.k, table.lanes)
 
-    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8], given: Given = None) -> None:
         table = read_table(model)
         try:
             decode(data, out.size, table.freqs, table.k, table.lanes, out)

@@ -19,6 +19,8 @@ from rarefy.native import _kernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rarefy.entropy.stream import Given
+
 MAX_SYMBOLS: Final = 1 << 18
 """Most symbols that this writer puts in a tile: four times the TILE_BYTES, in which the rest of a table is repaid."""
 
@@ -31,21 +33,21 @@ class RansTiles:
 
     ID: ClassVar[int] = 8
 
-    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+    def estimate(self, symbols: NDArray[np.uint8], given: Given = None) -> float:
         flat = np.ascontiguousarray(symbols).reshape(-1)
         step = tile_symbols(flat)
         return 8 * sum(_kernels.tile_bytes(flat[i : i + step]) for i in range(0, flat.size, step))
 
-    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+    def fit(self, symbols: NDArray[np.uint8], given: Given = None) -> bytes:
         return b""
 
-    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8], given: Given = None) -> int:
         return tile_symbols(symbols)
 
-    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+    def encode(self, symbols: NDArray[np.uint8], model: bytes, given: Given = None) -> bytes:
         return encode(symbols)
 
-    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8], given: Given = None) -> None:
         if model:
             raise FormatError("a stream of tiles with tables has a model of its own")
         try:

@@ -19,6 +19,10 @@ from rarefy.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Given = NDArray[np.uint8] | None
+    """Side information: for each symbol the index of its scale, which the decoder knows beforehand. uint8, in the
+    shape of the symbols. A coder without a use for it ignores it."""
+
 TILE_BYTES = 65536
 """Target coded size of a tile, bytes."""
 
@@ -36,14 +40,16 @@ class Stream:
     name: the role ("values", "support", ...), for reports and for coders that keep a model per role.
     symbols: uint8, of any shape; a coder that looks at neighbours in row and column sees the shape, others the
         row-major sequence.
+    given: the scale index of each symbol, uint8 in the same shape, where the file says it before the symbols.
     """
 
     name: str
     symbols: NDArray[np.uint8]
+    given: Given = None
 
     def bits(self) -> float:
         """Estimated coded size in bits: the cheapest of the default coders', its model included."""
-        return min(coder(name).estimate(self.symbols) for name in DEFAULT_CODERS)
+        return min(coder(name).estimate(self.symbols, self.given) for name in DEFAULT_CODERS)
 
 
 @runtime_checkable
@@ -52,23 +58,23 @@ class Coder(Protocol):
 
     ID: ClassVar[int]
 
-    def estimate(self, symbols: NDArray[np.uint8]) -> float:
+    def estimate(self, symbols: NDArray[np.uint8], given: Given = None) -> float:
         """Expected coded size in bits, model included."""
         ...
 
-    def fit(self, symbols: NDArray[np.uint8]) -> bytes:
+    def fit(self, symbols: NDArray[np.uint8], given: Given = None) -> bytes:
         """The model of a whole stream."""
         ...
 
-    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8]) -> int:
+    def tile_symbols(self, model: bytes, symbols: NDArray[np.uint8], given: Given = None) -> int:
         """How many symbols make a tile of about TILE_BYTES coded bytes."""
         ...
 
-    def encode(self, symbols: NDArray[np.uint8], model: bytes) -> bytes:
+    def encode(self, symbols: NDArray[np.uint8], model: bytes, given: Given = None) -> bytes:
         """One tile."""
         ...
 
-    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8]) -> None:
+    def decode(self, data: bytes | memoryview, model: bytes, out: NDArray[np.uint8], given: Given = None) -> None:
         """Fill `out` with the tile's symbols. Raises FormatError when `data` is not a tile of that many symbols."""
         ...
 

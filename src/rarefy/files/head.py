@@ -5,13 +5,13 @@ from __future__ import annotations
 import binascii
 import functools
 import math
-import zlib
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from rarefy.entropy import coders
 from rarefy.files.varint import varint
+from rarefy.native import crc32
 
 if TYPE_CHECKING:
     from rarefy.codes import Node
@@ -93,7 +93,7 @@ def checksum_size(covered: int) -> int:
 
 def checksum(data: bytes | memoryview) -> bytes:
     """Of a head: CRC-16 (CCITT, initial value 0xFFFF) of fewer than 2,048 bytes, CRC-32 of more; little-endian."""
-    value = binascii.crc_hqx(data, 0xFFFF) if len(data) < _SHORT else zlib.crc32(data)
+    value = binascii.crc_hqx(data, 0xFFFF) if len(data) < _SHORT else crc32(data)
     return value.to_bytes(checksum_size(len(data)), "little")
 
 

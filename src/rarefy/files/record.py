@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -11,10 +10,11 @@ import numpy as np
 from rarefy.codes.base import read as read_code
 from rarefy.codes.dtypes import dtype_of
 from rarefy.entropy import Coder, coder, coders
-from rarefy.entropy.stream import TILE_SYMBOLS
+from rarefy.entropy.stream import DEFAULT_CODERS, TILE_SYMBOLS
 from rarefy.errors import FormatError
 from rarefy.files.head import RAW, Head, Tiles, write_head
 from rarefy.files.parse import PREFIX, head_size, parse_head
+from rarefy.native import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
+    from rarefy.entropy import Stream
+    from rarefy.entropy.stream import Given
 
 T = TypeVar("T")
 
 INLINE_BYTES: Final = 1024
 """Streams of fewer coded bytes stand in the head, under its checksum, instead of paying for their own."""
-
-DEFAULT_CODERS: Final = ("raw", "rans")
 
 _WORTH: Final = 0.995
 """A coder must take off this much: bytes as they are decode at the speed of memory."""
@@ -44,7 +44,7 @@ def encode(code: Code, dtype: str, coder: str | None = None, threads: int = 1) -
     Raises UsageError for an unknown coder, FormatError for an unknown dtype.
     """
     choice = _choice(coder)
-    coded = [_encode_stream(np.ascontiguousarray(s.symbols), choice, threads) for s in code.streams()]
+    coded = [_encode_stream(stream, choice, threads) for stream in code.streams()]
     head = write_head(code.shape, dtype_of(dtype).number, code.node(), [stream for stream, _ in coded])
     return b"".join([head, *(tile for _, tiles in coded for tile in tiles)])
 
@@ -83,7 +83,7 @@ def check(data: bytes | memoryview) -> list[str]:
     damaged = []
     for name, stream, at in zip(head.names, head.streams, head.offsets, strict=False):
         for i, (size, expected) in enumerate(zip(stream.sizes, stream.checks, strict=False)):
-            if zlib.crc32(view[at : at + size]) != expected:
+            if crc32(view[at : at + size]) != expected:
                 damaged.append(tile_name(name, i))
             at += size
     return damaged
@@ -95,28 +95,38 @@ def tile_name(stream: str, tile: int) -> str:
 
 
 def _choice(name: str | None) -> list[Coder]:
-    known = coders()
-    names = DEFAULT_CODERS if name is None else ("raw", name)
-    return [coder(n) for n in dict.fromkeys(names) if name is not None or n in known]
+    return [coder(n) for n in dict.fromkeys(DEFAULT_CODERS if name is None else ("raw", name))]
 
 
-def _encode_stream(symbols: NDArray[np.uint8], choice: Sequence[Coder], threads: int) -> tuple[Tiles, list[bytes]]:
+def _encode_stream(stream: Stream, choice: Sequence[Coder], threads: int) -> tuple[Tiles, list[bytes]]:
     """A stream's place in the head, and its tiles, none when they stand in the head."""
-    best = (
-        min(choice, key=lambda c: c.estimate(symbols) / (_WORTH if c.ID != RAW else 1)) if symbols.size else choice[0]
+    symbols, given = np.ascontiguousarray(stream.symbols), stream.given
+    best = choice[0]
+    if symbols.size and len(choice) > 1:
+        best = min(choice, key=lambda c: c.estimate(symbols, given) / (_WORTH if c.ID != RAW else 1))
+    model = best.fit(symbols, given)
+    step = max(1, min(best.tile_symbols(model, symbols, given), TILE_SYMBOLS))
+    flat, flat_given = symbols.reshape(-1), _flat(given)
+    tiles = _map(
+        lambda i: best.encode(flat[i : i + step], model, _part(flat_given, i, i + step)),
+        range(0, flat.size, step),
+        threads,
     )
-    flat = symbols.reshape(-1)
-    model = best.fit(symbols)
-    step = max(1, min(best.tile_symbols(model, symbols), TILE_SYMBOLS))
-    parts = [flat[i : i + step] for i in range(0, flat.size, step)]
-    tiles = _map(lambda part: best.encode(part, model), parts, threads)
     coded = sum(map(len, tiles))
     if best.ID != RAW and len(model) + coded >= flat.size:
-        return _encode_stream(symbols, choice[:1], threads)
+        return _encode_stream(stream, choice[:1], threads)
     if coded < INLINE_BYTES and len(tiles) <= 1:
         return Tiles(best.ID, flat.size, model, flat.size, (coded,), inline=b"".join(tiles)), []
-    checks = tuple(zlib.crc32(tile) for tile in tiles)
+    checks = tuple(crc32(tile) for tile in tiles)
     return Tiles(best.ID, flat.size, model, step, tuple(map(len, tiles)), checks), tiles
+
+
+def _flat(given: Given) -> Given:
+    return None if given is None else np.ascontiguousarray(given).reshape(-1)
+
+
+def _part(given: Given, start: int, stop: int) -> Given:
+    return None if given is None else given[start:stop]
 
 
 class _Source:
@@ -127,30 +137,34 @@ class _Source:
         self.coders = {coder.ID: coder for coder in coders().values()}
         self.at = 0
 
-    def next(self, count: int) -> NDArray[np.uint8]:
+    def next(self, count: int, given: Given = None) -> NDArray[np.uint8]:
         if self.at == len(self.head.streams):
             raise FormatError("a record has fewer streams than its codes")
         name, stream = self.head.names[self.at], self.head.streams[self.at]
         if stream.count != count:
             raise FormatError(f"stream {name} has {stream.count} symbols where its code has {count}")
+        given = _flat(given)
+        if given is not None and given.size != count:
+            raise ValueError(f"stream {name} of {count} symbols is given {given.size} scale indices")
         out = np.empty(count, np.uint8)
         coder = self.coders[stream.coder]
         if stream.inline is not None:
-            _named(name, 0, lambda: coder.decode(stream.inline or b"", stream.model, out))
+            _named(name, 0, lambda: coder.decode(stream.inline or b"", stream.model, out, given))
         else:
-            self._decode_tiles(name, stream, coder, out)
+            self._decode_tiles(name, stream, coder, out, given)
         self.at += 1
         return out
 
-    def _decode_tiles(self, name: str, stream: Tiles, coder: Coder, out: NDArray[np.uint8]) -> None:
+    def _decode_tiles(self, name: str, stream: Tiles, coder: Coder, out: NDArray[np.uint8], given: Given) -> None:
         starts = np.cumsum([self.head.offsets[self.at], *stream.sizes]).tolist()
 
         def one(tile: int) -> None:
             coded = self.data[starts[tile] : starts[tile + 1]]
-            if zlib.crc32(coded) != stream.checks[tile]:
+            if crc32(coded) != stream.checks[tile]:
                 raise FormatError(f"{tile_name(name, tile)} is damaged", "its checksum is wrong")
-            part = out[tile * stream.symbols : (tile + 1) * stream.symbols]
-            _named(name, tile, lambda: coder.decode(coded, stream.model, part))
+            start, stop = tile * stream.symbols, (tile + 1) * stream.symbols
+            part = _part(given, start, stop)
+            _named(name, tile, lambda: coder.decode(coded, stream.model, out[start:stop], part))
 
         _map(one, range(len(stream.sizes)), self.threads)
 
