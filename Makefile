@@ -1,6 +1,7 @@
 # make demo    compress a real language model, measure what it cost, hear both speak
 # make test    everything that must pass before a change lands
 # make lint    the part of it that only reads the source
+# make sanitize  the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 # make bench   the figures in docs, again (hours; each script goes on where it was)
 # make docs    check that pages and code agree
 
@@ -16,7 +17,7 @@ JOBS ?= 2
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types layers bench docs clean
+.PHONY: demo test lint sanitize bench docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/python bench/demo.py
@@ -29,6 +30,16 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A build of its own, in front of the installed one. Python itself is not built for it: the runtimes are loaded first,
+# with libstdc++ for the exceptions that they watch, and what the interpreter never frees is no leak of ours.
+SANITIZED := build/sanitize
+RUNTIMES = $(foreach lib,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(lib)))
+sanitize: $(VENV)/dev
+	$(PIP) --no-deps --upgrade --target $(SANITIZED)/site -C build-dir=$(SANITIZED)/cmake \
+	  -C cmake.define.RAREFY_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site \
+	  $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/native tests/entropy tests/files
 
 docs: $(VENV)/dev
 	$(BIN)/python -m pytest -q tests/docs tests/methods
