@@ -45,17 +45,20 @@ def test_toml_comes_back_equal(rtn: RTN, gptq: GPTQ, magnitude: Magnitude) -> No
         Recipe(methods).to_toml().encode()
     except UnicodeEncodeError:  # half a surrogate pair is no text
         return
-    assert Recipe.from_toml(Recipe(methods).to_toml()) == Recipe(methods)
+    for coder in (None, "huffman", "archive"):
+        assert Recipe.from_toml(Recipe(methods, coder).to_toml()) == Recipe(methods, coder)
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("x = [", "r is not TOML"),
-        ("", r"r must hold \[\[method\]\] tables only: it has none"),
+        ("", r"r must hold \[\[method\]\] tables, and may name a coder: it has none"),
         ("method = []", "it has none"),
         ("method = 3", "it has none"),
         ("x = 1\n[[method]]\nname = 'quantize.rtn'", "it has 'x'"),
+        ("coder = 3\n[[method]]\nname = 'quantize.rtn'", 'r: coder must be text; write coder = "archive"'),
+        ("coder = 'morse'\n[[method]]\nname = 'quantize.rtn'", "no coder is called 'morse'; choose one of raw, rans"),
         ("[[method]]\nbits = 4", 'r: method 1 has no name; write name = "quantize.gptq"'),
         ("[[method]]\nname = 4", "r: method 1 has no name"),
         ("method = [3]", "r: method 1 has no name"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rarefy import settings
+from rarefy.entropy.choice import choice
 from rarefy.errors import UsageError
 from rarefy.method import Method, PerTensor, apply_jointly, parse_pairs
 from rarefy.methods import find
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe(Method):
-    """Methods applied in order; adjacent PerTensor ones share a walk over the data."""
+    """Methods applied in order; adjacent PerTensor ones share a walk over the data.
+
+    coder: what the artifact's streams are written with (`entropy.choice`); a recipe inside another has no say in it.
+    """
 
     methods: tuple[Method, ...] = ()
+    coder: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice(self.coder)
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -52,7 +61,7 @@ class Recipe(Method):
 
     def to_toml(self) -> str:
         """The recipe as TOML, every setting written out; `from_toml` reads it back to an equal recipe."""
-        blocks = []
+        blocks = [] if self.coder is None else [f"coder = {_value(self.coder)}\n"]
         for method in self.flat():
             lines = ["[[method]]", f"name = {_value(method.name())}"]
             lines += [f"{key} = {_value(value)}" for key, value in method.settings().items() if value is not None]
@@ -66,16 +75,18 @@ class Recipe(Method):
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{where} is not TOML", str(error)) from None
-        extra = set(table) - {"method"}
+        extra = set(table) - {"coder", "method"}
         if extra or not isinstance(table.get("method"), list) or not table["method"]:
             why = f"it has {min(extra)!r}" if extra else "it has none"
-            raise UsageError(f"{where} must hold [[method]] tables only", why)
+            raise UsageError(f"{where} must hold [[method]] tables, and may name a coder", why)
+        if not isinstance(table.get("coder", ""), str):
+            raise UsageError(f"{where}: coder must be text", remedy='write coder = "archive" above the methods')
         methods = []
         for i, entry in enumerate(table["method"]):
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
                 raise UsageError(f"{where}: method {i + 1} has no name", remedy='write name = "quantize.gptq"')
             methods.append(make(entry["name"], {key: value for key, value in entry.items() if key != "name"}))
-        return cls(tuple(methods))
+        return cls(tuple(methods), table.get("coder"))
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

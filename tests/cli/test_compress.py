@@ -67,6 +67,19 @@ def test_exclude_leaves_tensors_alone(llama: Path, tmp_path: Path) -> None:
     assert "model.layers.1.self_attn.q_proj.weight" not in left
 
 
+def test_archive_is_smaller_and_says_its_decode_time(llama: Path, packed: Path, tmp_path: Path) -> None:
+    words = ("compress", llama, tmp_path / "out", *GPTQ, "--blocks", 4, "--length", 32)
+    said = rarefy(*words, "--archive")
+    assert said.status == 0, said.err
+    assert "decodes in" in said.out
+    assert "of weights a second here" in said.out
+    assert (tmp_path / "out" / "recipe.toml").read_text().startswith('coder = "archive"\n')
+    assert len((tmp_path / "out" / "model.safetensors").read_bytes()) < len((packed / "model.safetensors").read_bytes())
+    assert rarefy("verify", tmp_path / "out").status == 0
+    made = rarefy("compress", llama, tmp_path / "huffman", *words[3:], "--coder", "huffman", "--json").json()
+    assert made["decode_seconds"] > 0
+
+
 def test_dry_run_writes_nothing(llama: Path, tmp_path: Path) -> None:
     said = rarefy("compress", llama, tmp_path / "out", *GPTQ, "--dry-run", "--json")
     assert set(said.json()) == {"memory", "disk"}
@@ -100,6 +113,8 @@ def test_threads_reach_every_library(llama: Path, tmp_path: Path) -> None:
         (("-m", "quantize.rtn:bit=4"), "did you mean bits"),
         (("-m", "quantize.rtn:bits=99"), "at most 8"),
         (("-m", "quantize.rtn:bits=four"), "it must be an integer"),
+        (("-m", "quantize.rtn", "--coder", "morse"), "no coder is called 'morse'"),
+        (("-m", "quantize.rtn", "--coder", "rans", "--archive"), "give one of the two"),
         (("-r", "missing.toml"), "cannot read the recipe missing.toml"),
         (("-m", "quantize.gptq", "--data", "missing.txt"), "no such file"),
         (("-m", "quantize.gptq", "--dtype", "float16"), "--dtype"),

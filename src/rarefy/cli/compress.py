@@ -11,6 +11,8 @@ from rarefy.cli.options import (
     DATA,
     HARDWARE,
     OUTPUT,
+    Archive,
+    Coder,
     Device,
     Files,
     Json,
@@ -19,6 +21,7 @@ from rarefy.cli.options import (
     Threads,
     WalkDType,
     WalkPrecision,
+    coder_named,
     examples,
 )
 
@@ -68,6 +71,8 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    coder: Coder = None,
+    archive: Archive = False,
     data: Files = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA)
@@ -117,6 +122,7 @@ def compress(
             device=device,
             dtype=dtype.value,
             exclude=exclude or (),
+            coder=coder_named(coder, archive),
             work_dir=work_dir,
             dry_run=dry_run,
             progress=progress,

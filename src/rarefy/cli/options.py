@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rarefy.errors import UsageError
+
 HARDWARE = "Where and how it runs"
 OUTPUT = "What comes out"
 DATA = "Data"
@@ -72,6 +74,39 @@ WalkDType = Annotated[
 ]
 
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.", rich_help_panel=HARDWARE)]
+
+
+Coder = Annotated[
+    str | None,
+    typer.Option(
+        "--coder",
+        metavar="NAME",
+        help="Write weights with this entropy coder where it makes them smaller: rans, huffman, context, ..",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+
+Archive = Annotated[
+    bool,
+    typer.Option(
+        "--archive",
+        metavar="",
+        help="The smallest files: each part by the coder that suits it best. Slow to read.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def coder_named(coder: str | None, archive: bool) -> str | None:
+    """What --coder and --archive say together. Raises UsageError for both, or a coder that there is not."""
+    from rarefy.entropy.choice import ARCHIVE, choice
+
+    if archive and coder is not None:
+        raise UsageError("--coder and --archive are both given", "--archive chooses itself", "give one of the two")
+    coder = ARCHIVE if archive else coder
+    choice(coder)
+    return coder
 
 
 def examples(*lines: str) -> str:

@@ -51,6 +51,13 @@ class Tiles:
         """Bytes of all tiles."""
         return sum(self.sizes)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that is written of the stream."""
+        place = bytearray()
+        _write_stream(self, self.count, place)
+        return len(place) + (self.coded if self.inline is None else 0)
+
 
 @dataclass(frozen=True)
 class Head:

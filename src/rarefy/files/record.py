@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import numpy as np
 
 from rarefy.codes.base import read as read_code
 from rarefy.codes.dtypes import dtype_of
-from rarefy.entropy import Coder, coder, coders
-from rarefy.entropy.stream import DEFAULT_CODERS, TILE_SYMBOLS
+from rarefy.entropy import Coder, coders
+from rarefy.entropy import coder as by_name
+from rarefy.entropy.choice import choice
+from rarefy.entropy.stream import TILE_SYMBOLS
 from rarefy.errors import FormatError
-from rarefy.files.head import RAW, Head, Tiles, write_head
+from rarefy.files.head import Head, Tiles, write_head
 from rarefy.files.parse import PREFIX, head_size, parse_head
 from rarefy.native import crc32
 
@@ -38,13 +40,14 @@ def encode(code: Code, dtype: str, coder: str | None = None, threads: int = 1) -
     """One parameter's record.
 
     dtype: the element type that the parameter had and is restored to, by its safetensors name.
-    coder: for every stream that it makes smaller; the best of raw and rANS for each when None.
+    coder: for every stream that it makes smaller, or "archive" (`entropy.choice`); by estimates when None.
     threads: tiles coded at once; the bytes do not depend on it.
 
     Raises UsageError for an unknown coder, FormatError for an unknown dtype.
     """
-    choice = _choice(coder)
-    coded = [_encode_stream(stream, choice, threads) for stream in code.streams()]
+    choices = [by_name(name) for name in choice(coder)]
+    best = _likely if coder is None else _shortest
+    coded = [best(stream, choices, threads) for stream in code.streams()]
     head = write_head(code.shape, dtype_of(dtype).number, code.node(), [stream for stream, _ in coded])
     return b"".join([head, *(tile for _, tiles in coded for tile in tiles)])
 
@@ -94,16 +97,32 @@ def tile_name(stream: str, tile: int) -> str:
     return f"stream {stream}, tile {tile}"
 
 
-def _choice(name: str | None) -> list[Coder]:
-    return [coder(n) for n in dict.fromkeys(DEFAULT_CODERS if name is None else ("raw", name))]
+_Coded: TypeAlias = tuple[Tiles, list[bytes]]
+"""A stream's place in the head, and its tiles, none when they stand in the head."""
 
 
-def _encode_stream(stream: Stream, choice: Sequence[Coder], threads: int) -> tuple[Tiles, list[bytes]]:
-    """A stream's place in the head, and its tiles, none when they stand in the head."""
+def _likely(stream: Stream, choices: Sequence[Coder], threads: int) -> _Coded:
+    """Coded by the one that says it will be shortest."""
     symbols, given = np.ascontiguousarray(stream.symbols), stream.given
-    best = choice[0]
-    if symbols.size and len(choice) > 1:
-        best = min(choice, key=lambda c: c.estimate(symbols, given) / (_WORTH if c.ID != RAW else 1))
+    best = raw = choices[0]
+    if symbols.size:
+        best = min(choices, key=lambda c: c.estimate(symbols, given) / (_WORTH if c is not raw else 1))
+    coded = _encode(stream, best, threads)
+    place, _ = coded
+    return coded if best is raw or len(place.model) + place.coded < symbols.size else _encode(stream, raw, threads)
+
+
+def _shortest(stream: Stream, choices: Sequence[Coder], threads: int) -> _Coded:
+    """Coded by the one with which it is shortest, found by trying: coders that adapt have no other estimate."""
+    best = _encode(stream, choices[0], threads)
+    for coder in choices[1:] if stream.symbols.size else ():
+        best = min(best, _encode(stream, coder, threads), key=lambda coded: coded[0].size)
+    return best
+
+
+def _encode(stream: Stream, best: Coder, threads: int) -> _Coded:
+    """Coded by `best`."""
+    symbols, given = np.ascontiguousarray(stream.symbols), stream.given
     model = best.fit(symbols, given)
     step = max(1, min(best.tile_symbols(model, symbols, given), TILE_SYMBOLS))
     flat, flat_given = symbols.reshape(-1), _flat(given)
@@ -113,8 +132,6 @@ def _encode_stream(stream: Stream, choice: Sequence[Coder], threads: int) -> tup
         threads,
     )
     coded = sum(map(len, tiles))
-    if best.ID != RAW and len(model) + coded >= flat.size:
-        return _encode_stream(stream, choice[:1], threads)
     if coded < INLINE_BYTES and len(tiles) <= 1:
         return Tiles(best.ID, flat.size, model, flat.size, (coded,), inline=b"".join(tiles)), []
     checks = tuple(crc32(tile) for tile in tiles)

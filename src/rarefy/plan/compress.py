@@ -20,7 +20,7 @@ from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
 from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
 from rarefy.plan.result import Result, result_of, sections_of
-from rarefy.plan.write import Recorded, write_artifact
+from rarefy.plan.write import Recorded, decode_seconds, write_artifact
 from rarefy.progress import Progress, Silent
 from rarefy.recipe import Recipe
 from rarefy.threads import numerical_threads
@@ -81,6 +81,7 @@ def compress(
     device: str = "cpu",
     dtype: str = "float32",
     exclude: Sequence[str] = (),
+    coder: str | None = None,
     work_dir: str | Path | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -94,6 +95,8 @@ def compress(
     threads: of all numerical libraries (default: the cores); part of what decides the bytes.
     device, dtype: where and in what type the walk computes.
     exclude: patterns of tensors that no method touches.
+    coder: what the weights are written with instead of what the recipe says, by name; "archive" for the shortest of
+        all, which decodes slowly. Weights that one would make longer stay raw.
     work_dir: the folder that holds `OUT.work`, where unfinished work is kept (default: OUT's own). The same call
         again goes on there; what calls with other settings left is removed when one has finished.
     dry_run: only say what it would take.
@@ -107,7 +110,7 @@ def compress(
         model = source if isinstance(source, Model) else open_model(source)
         output.check_outside(model.skeleton.folder)
         settings = {"seed": seed, "threads": count, "device": device, "dtype": dtype}
-        run = _prepare(model, _recipe(recipe, tuple(exclude)), data, blocks, length, settings)
+        run = _prepare(model, _recipe(recipe, tuple(exclude), coder), data, blocks, length, settings)
         work = WorkFolder(output.work, run.key, model.dtypes, count)
         result = _already(run, output, work)
         if result is None:
@@ -120,7 +123,7 @@ def compress(
     return dataclasses.replace(result, seconds=time.monotonic() - began, peak_rss_bytes=memory.peak())
 
 
-def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...]) -> Recipe:
+def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...], coder: str | None) -> Recipe:
     from rarefy.method import Method, PerTensor
 
     if isinstance(recipe, Method):
@@ -129,13 +132,11 @@ def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...]) -
         recipe = Recipe.from_arguments([recipe] if isinstance(recipe, str) else recipe)
     if not recipe.methods:
         raise UsageError("the recipe is empty", remedy="name a method, such as -m quantize.gptq:bits=4,group=64")
-    if not exclude:
-        return recipe
     methods = [
         dataclasses.replace(m, exclude=(*m.exclude, *exclude)) if isinstance(m, PerTensor) else m
         for m in recipe.methods
     ]
-    return Recipe(tuple(methods))
+    return Recipe(tuple(methods), coder or recipe.coder)
 
 
 def _prepare(
@@ -183,5 +184,7 @@ def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Res
             if output.finished(run.key) is None:
                 raise
         result = result_of(output, manifest.read(output.path))
+        if run.recipe.coder is not None:
+            result = dataclasses.replace(result, decode_seconds=decode_seconds(output.path, settings["threads"]))
         work.discard()
     return result

@@ -26,6 +26,7 @@ class Result:
     """What a run made. bytes: of all weight files; already: the very same artifact was there before.
 
     left: parameters of two or more dimensions that no step coded, with the reason.
+    decode_seconds: what reading and decoding all weights took on this machine, where a coder was asked for by name.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class Result:
     steps: list[dict[str, Any]]
     left: dict[str, str]
     already: bool = False
+    decode_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the command line prints it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections import ChainMap
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def write_artifact(
         for i, key in enumerate(model.codes):
             path = scratch / f"{i}.record"
             with writing(path):
-                path.write_bytes(_record(model, key, threads))
+                path.write_bytes(_record(model, key, recipe.coder, threads))
             items.append((key, path))
             advance(1)
     container.write(folder, items)
@@ -71,14 +72,29 @@ class Recorded(LazyCodes):
         self.record = record
 
 
-def _record(model: Model, key: str, threads: int) -> bytes:
-    """A tensor's record: as the journal has it, or made now."""
+def _record(model: Model, key: str, coder: str | None, threads: int) -> bytes:
+    """A tensor's record: as the journal has it, where that was written with the same coders, or made now."""
     codes: Mapping[str, Code] = model.codes
     while isinstance(codes, ChainMap):
         codes = next(part for part in codes.maps if key in part)
-    if isinstance(codes, Recorded):
+    if isinstance(codes, Recorded) and coder is None:
         return codes.record(key)
-    return record.encode(codes[key], model.dtypes[key], threads=threads)
+    return record.encode(codes[key], model.dtypes[key], coder, threads)
+
+
+def decode_seconds(folder: Path, threads: int) -> float:
+    """What reading and decoding every record of an artifact takes, proving them on the way.
+
+    Raises FormatError naming the parameter and tile that is damaged.
+    """
+    reader = container.Reader(folder)
+    began = time.monotonic()
+    try:
+        for name in reader.names():
+            reader.code(name, threads)
+    finally:
+        reader.close()
+    return time.monotonic() - began
 
 
 def _write_config(model: Model, folder: Path) -> None:

@@ -44,6 +44,8 @@ class Made(Protocol):
     def left(self) -> dict[str, str]: ...
     @property
     def already(self) -> bool: ...
+    @property
+    def decode_seconds(self) -> float | None: ...
     def to_json(self) -> dict[str, Any]: ...
 
 
@@ -102,6 +104,11 @@ class Compressed:
         grid.add_row("weights", words.count(made.weights), "")
         if not made.already:
             grid.add_row("took", words.seconds(made.seconds), f"peak memory {human(made.peak_rss_bytes)}")
+        if made.decode_seconds is not None:
+            speed = human(round(self.original / max(made.decode_seconds, 1e-6)))
+            grid.add_row(
+                "decodes in", words.seconds(made.decode_seconds), f"{speed} of weights a second, measured here"
+            )
         return grid
 
     def _steps(self) -> Table:
