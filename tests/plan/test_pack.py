@@ -157,6 +157,24 @@ def test_differences(tmp_path: Path) -> None:
         assert contents(tmp_path / f"back{threads}") == contents(near)
 
 
+def test_archives_are_smaller_and_say_their_time(tmp_path: Path) -> None:
+    """Rows of growing magnitude, which tables cannot follow and contexts do."""
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(900, 400)) * np.exp(rng.normal(size=(900, 1)))).astype(np.float32)
+    source = checkpoint(tmp_path / "in", {"rows": payload("F32", values.shape, values.tobytes())} | every_type())
+    moved = values + 1e-6 * rng.normal(size=values.shape).astype(np.float32)
+    tuned = checkpoint(tmp_path / "tuned", {"rows": payload("F32", values.shape, moved.astype("<f4").tobytes())})
+    for checked, base in ((source, None), (tuned, source)):
+        plain = pack(checked, tmp_path / f"plain-{checked.name}", base=base)
+        made = pack(checked, tmp_path / f"archive-{checked.name}", base=base, archive=True, threads=2)
+        assert made.bytes < 0.995 * plain.bytes
+        assert plain.decode_seconds is None
+        assert made.decode_seconds > 0
+        assert "context" in Reader(made.out).head("rows").coder_names()
+        unpack(made.out, tmp_path / f"back-{checked.name}", base=base)
+        assert contents(tmp_path / f"back-{checked.name}") == contents(checked)
+
+
 def test_the_same_costs_nothing_and_a_stranger_no_more(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", every_type() | tensors())
     same = pack(base, tmp_path / "same", base=base)
@@ -311,3 +329,5 @@ def test_command_line(tmp_path: Path) -> None:
     found = run.invoke(app, ["unpack", str(tmp_path / "out"), str(tmp_path / "back"), "--base", str(base)])
     assert found.exit_code == 0, found.output
     assert contents(tmp_path / "back") == contents(near)
+    found = run.invoke(app, ["pack", str(near), str(tmp_path / "archive"), "--archive"])
+    assert "restored in" in found.stderr

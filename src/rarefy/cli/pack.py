@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rarefy.cli.options import Json, Threads, examples
+from rarefy.cli.options import Archive, Json, Threads, examples
 
 EXAMPLES = examples(
     "rarefy pack SmolLM2-135M packed",
     "rarefy pack step-2000 packed-2000 --base step-1000",
+    "rarefy pack SmolLM2-135M archived --archive",
     "rarefy unpack packed-2000 step-2000 --base step-1000",
 )
 
@@ -25,6 +26,7 @@ def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A directory of safetensors.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.", show_default=False)],
     base: Base = None,
+    archive: Archive = False,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -35,16 +37,20 @@ def pack(
     from rarefy.plan.pack import pack as run
     from rarefy.report.console import note, print_json
     from rarefy.report.progress import showing
+    from rarefy.report.words import seconds
     from rarefy.units import human
 
     with showing() as progress:
-        made = run(folder, out, base=base, threads=threads, progress=progress)
+        made = run(folder, out, base=base, archive=archive, threads=threads, progress=progress)
     if json:
         print_json(made.to_json())
         return
     typer.echo(made.out)
     share = f" ({100 * made.bytes / made.original:.1f} %)" if made.original else ""
     note(f"{human(made.original)} of weights in {human(made.bytes)}{share}")
+    if made.decode_seconds is not None:
+        speed = human(round(made.original / max(made.decode_seconds, 1e-6)))
+        note(f"restored in {seconds(made.decode_seconds)} here, {speed} of weights a second")
     if base is not None:
         note(f"{made.differences} of {made.tensors} tensors are differences from {base}")
 

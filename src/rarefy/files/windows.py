@@ -1,8 +1,9 @@
 """Tensors to records in windows of some elements: bounded memory however large a tensor, on all cores.
 
-The streams are those of a dense code or of a difference (one byte plane each), the coder is `rans_tiles`: its tiles
-need nothing that is known only at the end of the tensor, so a window is read, split, coded and forgotten. Exponents
-and mantissas apart: Hershcovitch et al., "ZipNN: Lossless Compression for AI Models", 2024, arXiv:2411.05239.
+The streams are those of a dense code or of a difference (one byte plane each), the coder is `rans_tiles`, or for an
+archive `context` where that is shorter: their tiles need nothing that is known only at the end of the tensor, so a
+window is read, split, coded and forgotten. Exponents and mantissas apart: Hershcovitch et al., "ZipNN: Lossless
+Compression for AI Models", 2024, arXiv:2411.05239.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 
 from rarefy.codes import Dense, Node
 from rarefy.codes.difference import RUN, WAYS, Difference, apart, rotated
-from rarefy.entropy import rans_tiles
+from rarefy.entropy import context, rans_tiles
 from rarefy.files.buffers import Buffers
 from rarefy.files.head import RAW, Tiles, write_head
 from rarefy.files.in_order import in_order
 from rarefy.files.record import INLINE_BYTES
-from rarefy.native import _kernels
+from rarefy.native import _kernels, crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,16 +42,49 @@ _STEPS: Final = (WINDOW, WINDOW >> 5)
 """Symbols in a tile of differences: all of a window, or few of one exponent."""
 
 _WORTH: Final = 0.995
-"""What a difference must take off: restoring it reads the base too."""
+"""What a difference must take off, as restoring it reads the base too; and what the context coder must, a hundred
+times slower."""
 
 _BUFFERS: Final = Buffers()
+
+_CONTEXT: Final = context.write_shape(context.Shape(8, 1))
+"""Its model for a byte plane: what stands above in a matrix says nothing of exponents that the left has not said."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How one plane is coded. step: symbols in a tile. model: of the context coder, or of none."""
+
+    step: int
+    model: bytes = b""
+
+    @property
+    def coder(self) -> int:
+        """Its number in files."""
+        return context.CODER.ID if self.model else rans_tiles.CODER.ID
+
+    def encode(self, plane: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
+        """Tiles one after the other, the bytes of each and the CRC-32 of each."""
+        if not self.model:
+            return rans_tiles.encode_tiles(plane, self.step)
+        tiles = [context.CODER.encode(plane[i : i + self.step], self.model) for i in range(0, plane.size, self.step)]
+        sizes, checks = [len(tile) for tile in tiles], [crc32(tile) for tile in tiles]
+        return b"".join(tiles), np.array(sizes, np.int64), np.array(checks, np.int64)
+
+    def size(self, plane: NDArray[np.uint8]) -> int:
+        """Bytes of its tiles, with what the head says of them."""
+        if self.model:
+            _, sizes, _ = self.encode(plane)
+            return int(sizes.sum()) + 7 * sizes.size
+        tiles = [plane[i : i + self.step] for i in range(0, plane.size, self.step)]
+        return int(sum(_kernels.tile_bytes(tile) for tile in tiles)) + 6 * len(tiles)
 
 
 @dataclass(frozen=True)
 class Part:
     """One tensor to be coded. shape, dtype: as the record says. base: the file that holds the tensor's base, or None.
-    way: how it differs from that (`codes.difference`), None for the elements themselves. steps: symbols in a tile of
-    each plane."""
+    way: how it differs from that (`codes.difference`), None for the elements themselves. archive: as few bytes as can
+    be, however slowly they decode. tilings: of each plane."""
 
     file: TensorFile
     name: str
@@ -58,7 +92,8 @@ class Part:
     dtype: DType
     base: TensorFile | None = None
     way: int | None = None
-    steps: tuple[int, ...] = ()
+    archive: bool = False
+    tilings: tuple[Tiling, ...] = ()
 
     @property
     def count(self) -> int:
@@ -131,10 +166,11 @@ def code(parts: Iterable[Part], spool: Spool, threads: int, advance: Callable[[i
 
 
 def choose(part: Part) -> Part:
-    """The part with the way of coding, and the symbols in a tile of each plane, that samples of it say are best."""
+    """The part with the way of coding, and the tiling of each plane, that samples of it say are best."""
     if part.base is None:
-        sample = part.planes(WINDOW * (-(-part.count // WINDOW) // 2), None, rans_tiles.SAMPLE)
-        return replace(part, steps=tuple(rans_tiles.tile_symbols(plane) for plane in sample))
+        middle = WINDOW * (-(-part.count // WINDOW) // 2)
+        sample = part.planes(middle, None, rans_tiles.SAMPLE)
+        return _archived(replace(part, tilings=tuple(Tiling(rans_tiles.tile_symbols(p)) for p in sample)), middle)
     windows = -(-part.count // WINDOW)
     starts = [w * WINDOW for w in _spread(windows, max(1, min(windows // 4, SAMPLES)))]
     best, least = part, math.inf
@@ -142,18 +178,22 @@ def choose(part: Part) -> Part:
         sizes = np.zeros((part.dtype.size, len(_STEPS)))
         for start in starts:
             for plane, row in zip(part.planes(start, way), sizes, strict=True):
-                row += [_tiled(plane, step) for step in _STEPS]
+                row += [Tiling(step).size(plane) for step in _STEPS]
         size = sizes.min(axis=1).sum()
         if size < least * (1 if best.way is not None or way is None else _WORTH):
-            steps = tuple(_STEPS[i] for i in sizes.argmin(axis=1))
-            best, least = replace(part, way=way, steps=steps), size
-    return best if best.way is not None else choose(replace(part, base=None))
+            tilings = tuple(Tiling(_STEPS[i]) for i in sizes.argmin(axis=1))
+            best, least = replace(part, way=way, tilings=tilings), size
+    return _archived(best, starts[0]) if best.way is not None else choose(replace(part, base=None))
 
 
-def _tiled(plane: NDArray[np.uint8], step: int) -> float:
-    """Bytes of a plane in tiles of `step` symbols, with what the head says of them."""
-    tiles = [plane[i : i + step] for i in range(0, plane.size, step)]
-    return sum(_kernels.tile_bytes(tile) for tile in tiles) + 6 * len(tiles)
+def _archived(part: Part, start: int) -> Part:
+    """For an archive, the part with the context coder where that makes the window from `start` on shorter."""
+    if not part.archive:
+        return part
+    pairs = zip(part.planes(start, part.way), part.tilings, strict=True)
+    other = Tiling(WINDOW, _CONTEXT)
+    worth = (other if other.size(plane) < _WORTH * own.size(plane) else own for plane, own in pairs)
+    return replace(part, tilings=tuple(worth))
 
 
 def choose_all(parts: Iterable[Part], threads: int) -> Iterator[Part]:
@@ -181,27 +221,28 @@ class _Plane:
 def _code_window(part: Part, start: int) -> list[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]]:
     """Tiles, their sizes and their checksums, plane by plane."""
     planes = part.planes(start, part.way)
-    return [rans_tiles.encode_tiles(plane, step) for plane, step in zip(planes, part.steps, strict=True)]
+    return [tiling.encode(plane) for plane, tiling in zip(planes, part.tilings, strict=True)]
 
 
 def _record(part: Part, planes: list[_Plane], spool: Spool) -> Coded:
     streams, runs = [], []
-    for plane, step in zip(planes, part.steps, strict=True):
+    for plane, tiling in zip(planes, part.tilings, strict=True):
         if part.count == 0:
             streams.append(Tiles(RAW, 0, b"", 0, (0,), inline=b""))
         elif len(plane.sizes) == 1 and plane.sizes[0] < INLINE_BYTES:
-            streams.append(_inline(plane.first, part.count))
+            streams.append(_inline(plane.first, tiling, part.count))
         else:
-            streams.append(Tiles(rans_tiles.CODER.ID, part.count, b"", step, tuple(plane.sizes), tuple(plane.checks)))
+            tiles = tuple(plane.sizes), tuple(plane.checks)
+            streams.append(Tiles(tiling.coder, part.count, tiling.model, tiling.step, *tiles))
             runs += plane.runs
     return Coded(part, write_head(part.shape, part.dtype.number, part.node(), streams), runs, spool)
 
 
-def _inline(tile: bytes, count: int) -> Tiles:
+def _inline(tile: bytes, tiling: Tiling, count: int) -> Tiles:
     """A short stream in the head. The byte that says raw is left out with the coder that says nothing else."""
-    if tile[0] == 0:
+    if not tiling.model and tile[0] == 0:
         return Tiles(RAW, count, b"", count, (count,), inline=tile[1:])
-    return Tiles(rans_tiles.CODER.ID, count, b"", count, (len(tile),), inline=tile)
+    return Tiles(tiling.coder, count, tiling.model, count, (len(tile),), inline=tile)
 
 
 def _spread(count: int, most: int) -> list[int]:

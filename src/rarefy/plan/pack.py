@@ -14,6 +14,7 @@ from rarefy.errors import UsageError
 from rarefy.files import container, manifest
 from rarefy.files.atomic import canonical_json, write_bytes, writing
 from rarefy.files.directory import INDEX
+from rarefy.files.restoring import Stored, is_difference, restore
 from rarefy.files.spool import Spool
 from rarefy.files.windows import Coded, Part, choose_all, code
 from rarefy.measure import memory
@@ -23,7 +24,7 @@ from rarefy.progress import Progress, Silent
 from rarefy.threads import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rarefy.files.safetensors import TensorFile
 
@@ -39,7 +40,7 @@ TORCH_NAMES: Final = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F
 @dataclass(frozen=True)
 class Packed:
     """What packing made. bytes: of OUT's weight files; original: of those that were packed; differences: tensors that
-    need the base."""
+    need the base; decode_seconds: what reading and restoring an archive took on this machine."""
 
     out: Path
     bytes: int
@@ -48,6 +49,7 @@ class Packed:
     differences: int
     seconds: float
     peak_rss_bytes: int
+    decode_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the command line prints it."""
@@ -59,6 +61,7 @@ def pack(
     out: str | Path,
     *,
     base: str | Path | None = None,
+    archive: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Packed:
@@ -67,6 +70,7 @@ def pack(
     source: a directory of safetensors, whole or in shards, with whatever lies beside them; or one such file.
     base: another checkpoint; tensors with its names, types and shapes are stored as their difference from it where
         that is shorter. OUT can then be read only beside it.
+    archive: as few bytes as can be: the context coder wherever it is shorter. Packs and unpacks slowly.
     threads: default all cores; the bytes do not depend on it. Memory does: a few MB each, however large a tensor.
 
     Raises UsageError when `out` exists or there is nothing to pack, FormatError for damaged files, ResourceError when
@@ -76,11 +80,12 @@ def pack(
     checkpoint, folder = Checkpoint(Path(source)), Path(out)
     other = None if base is None else Checkpoint(Path(base))
     with whole_folder(folder, checkpoint.folder) as fresh:
-        coded = _write_weights(checkpoint, other, fresh, threads, progress)
+        coded = _write_weights(checkpoint, _parts(checkpoint, other, archive), fresh, threads, progress)
         differences = [each.part.name for each in coded if each.part.way is not None]
         sections = _sections(checkpoint, other, differences, threads)
         _write_beside(checkpoint, fresh, sections)
         manifest.write(fresh, sections)
+    decode_seconds = _decode_seconds(folder, other, threads) if archive else None
     return Packed(
         folder,
         rate(folder).bytes,
@@ -89,18 +94,19 @@ def pack(
         len(differences),
         time.monotonic() - began,
         memory.peak(),
+        decode_seconds,
     )
 
 
 def _write_weights(
-    checkpoint: Checkpoint, other: Checkpoint | None, fresh: Path, threads: int, progress: Progress
+    checkpoint: Checkpoint, parts: Iterable[Part], fresh: Path, threads: int, progress: Progress
 ) -> list[Coded]:
     """The weight files of OUT."""
     spool = Spool(fresh.parent)
     try:
         total = sum(entry.size for file in checkpoint.files for entry in file.entries.values())
         with progress.task("packing", total) as advance:
-            coded = list(code(choose_all(_parts(checkpoint, other), threads), spool, threads, advance))
+            coded = list(code(choose_all(parts, threads), spool, threads, advance))
         with progress.task("writing", 0):
             container.write(fresh, [(each.part.name, each) for each in coded])
     finally:
@@ -108,14 +114,27 @@ def _write_weights(
     return coded
 
 
-def _parts(checkpoint: Checkpoint, other: Checkpoint | None) -> Iterator[Part]:
+def _decode_seconds(folder: Path, other: Checkpoint | None, threads: int) -> float:
+    """What restoring every tensor takes, from files to memory."""
+    began, reader = time.monotonic(), container.Reader(folder)
+    try:
+        heads = ((name, reader.head(name)) for name in reader.names())
+        wanted = ((name, head, other.holder[name] if other and is_difference(head) else None) for name, head in heads)
+        for _ in restore(Stored(reader), wanted, threads):
+            pass
+    finally:
+        reader.close()
+    return time.monotonic() - began
+
+
+def _parts(checkpoint: Checkpoint, other: Checkpoint | None, archive: bool = False) -> Iterator[Part]:
     for file in checkpoint.files:
         for name, entry in file.entries.items():
             dtype = DTYPES.get(entry.dtype)
             if dtype is None:  # bytes of a type that has no number in the format; its header says what they are
-                yield Part(file, name, (entry.size,), DTYPES["U8"])
+                yield Part(file, name, (entry.size,), DTYPES["U8"], archive=archive)
             else:
-                yield Part(file, name, entry.shape, dtype, _same(other, file, name))
+                yield Part(file, name, entry.shape, dtype, _same(other, file, name), archive=archive)
 
 
 def _same(other: Checkpoint | None, file: TensorFile, name: str) -> TensorFile | None:
