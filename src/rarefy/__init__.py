@@ -19,6 +19,7 @@ from rarefy.engines import hook
 if TYPE_CHECKING:
     from rarefy.errors import FormatError, RarefyError, ResourceError, UsageError
     from rarefy.evidence import Evidence
+    from rarefy.measure.compare import compare
     from rarefy.measure.evaluate import evaluate
     from rarefy.method import Method, PerTensor
     from rarefy.model import Model
@@ -42,6 +43,7 @@ _WHERE = {
     "ResourceError": "errors",
     "Result": "plan.compress",
     "UsageError": "errors",
+    "compare": "measure.compare",
     "compress": "plan.compress",
     "evaluate": "measure.evaluate",
     "open": "opening",
@@ -60,6 +62,7 @@ __all__ = [
     "ResourceError",
     "Result",
     "UsageError",
+    "compare",
     "compress",
     "evaluate",
     "open",

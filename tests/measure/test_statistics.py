@@ -3,8 +3,6 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from rarefy.measure import statistics
@@ -94,58 +92,57 @@ def test_few_blocks_are_named():
     assert "12 blocks" in (statistics.too_few(12) or "")
 
 
-@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_that_of_scipy(pair):
-    successes, trials = pair
-    theirs = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    ours = statistics.wilson(successes, trials)
-    assert_allclose(ends(ours), theirs, atol=1e-12)
-    assert ours.value in ours
+def test_confidence_is_the_share_of_draws():
+    rng = np.random.default_rng(8)
+    blocks = rng.normal(0.1, 1.0, 100)
+    found = statistics.bootstrap(blocks, resamples=800, seed=2)
+    again = np.random.default_rng(2)
+    means = [np.mean([blocks[i] for i in again.integers(0, 100, 100)]) for _ in range(800)]
+    for limit in (-0.1, 0.1, 0.3):
+        assert found.at_most(limit) == sum(mean <= limit for mean in means) / 801
+        assert found.at_least(limit) == sum(mean >= limit for mean in means) / 801
+    # The law of a mean is nearly normal: the one-sided normal test says about the same.
+    assert found.at_most(0.3) == pytest.approx(
+        scipy.stats.norm.cdf((0.3 - blocks.mean()) / (blocks.std() / 10)), abs=0.02
+    )
 
 
-def test_wilson_needs_trials():
-    for successes, trials in [(0, 0), (3, 2), (-1, 2)]:
-        with pytest.raises(ValueError, match="no proportion"):
-            statistics.wilson(successes, trials)
+def test_confidence_is_right_as_often_as_it_says():
+    rng = np.random.default_rng(9)
+    # Networks that are worse by exactly the margin: 95 % confidence may be reached once in 20 times.
+    wrong = sum(
+        statistics.bootstrap(rng.normal(0.2, 1.0, 80), seed=i, resamples=400).at_most(0.2) >= 0.95 for i in range(400)
+    )
+    assert 0.02 < wrong / 400 < 0.09
 
 
-def outcomes(both, first, second, neither):
-    x = [True] * both + [True] * first + [False] * second + [False] * neither
-    y = [True] * both + [False] * first + [True] * second + [False] * neither
-    return x, y
+def test_one_block_is_confident_of_nothing():
+    found = statistics.bootstrap([0.3])
+    assert max(found.at_most(1e9), found.at_least(-1e9)) < 0.5
 
 
-def literal_newcombe(e, f, g, h):
-    """Method 10 as printed: theta-hat = (f - g)/n, delta and epsilon from the two score intervals."""
-    n = e + f + g + h
-    score = lambda k: scipy.stats.binomtest(k, n).proportion_ci(method="wilson")  # noqa: E731
-    (l2, u2), (l3, u3) = score(e + f), score(e + g)
-    product = (e + f) * (g + h) * (e + g) * (f + h)
-    determinant = e * h - f * g
-    if determinant > 0:
-        determinant = max(determinant - n / 2, 0)
-    phi = determinant / math.sqrt(product) if product else 0.0
-    dl2, du2, dl3, du3 = (e + f) / n - l2, u2 - (e + f) / n, (e + g) / n - l3, u3 - (e + g) / n
-    delta = math.sqrt(dl2**2 - 2 * phi * dl2 * du3 + du3**2)
-    epsilon = math.sqrt(du2**2 - 2 * phi * du2 * dl3 + dl3**2)
-    return (f - g) / n - delta, (f - g) / n + epsilon
+def scored(n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 6, n).astype(float)
+    return gold, gold + rng.normal(0, 1, n), gold + rng.normal(0, 3, n)
 
 
-@given(*[st.integers(0, 40)] * 4)
-def test_paired_accuracy_is_newcombes_method_10(e, f, g, h):
-    if e + f + g + h == 0:
-        return
-    interval = statistics.paired_accuracy(*outcomes(e, f, g, h))
-    assert_allclose(ends(interval), np.clip(literal_newcombe(e, f, g, h), -1, 1), atol=1e-9)
-    assert interval.value in interval
+def test_rank_correlation_is_scipys_on_literal_draws():
+    gold, first, second = scored()
+    alone, both = statistics.rank_correlation(gold, first), statistics.rank_correlation(gold, first, second)
+    rho = lambda rows, scores: scipy.stats.spearmanr(gold[rows], scores[rows]).statistic  # noqa: E731
+    everything = np.arange(60)
+    assert alone.value == pytest.approx(rho(everything, first))
+    assert both.value == pytest.approx(rho(everything, first) - rho(everything, second))
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(0, 60, 60) for _ in range(2000)]
+    assert_allclose(alone.draws, sorted(rho(rows, first) for rows in draws), atol=1e-12)
+    assert_allclose(both.draws, sorted(rho(rows, first) - rho(rows, second) for rows in draws), atol=1e-12)
 
 
-def test_paired_accuracy_on_a_published_table():
-    # Bentur et al. (2009), as worked in Fagerland, Lydersen and Laake (2014): -0.29 (-0.507 to -0.026).
-    interval = statistics.paired_accuracy(*outcomes(1, 1, 7, 12))
-    assert_allclose([interval.value, *ends(interval)], [-6 / 21, -0.507, -0.026], atol=5e-4)
-
-
-def test_paired_accuracy_wants_pairs():
-    with pytest.raises(ValueError, match="same examples"):
-        statistics.paired_accuracy([True], [True, False])
+def test_scores_that_rank_nothing():
+    gold, first, _ = scored()
+    collapsed = np.ones_like(first)
+    assert statistics.rank_correlation(gold, collapsed).interval().value == 0.0
+    assert statistics.rank_correlation(gold, first, collapsed).value == statistics.rank_correlation(gold, first).value
+    assert ends(statistics.rank_correlation([1.0], [2.0]).interval()) == [-math.inf, math.inf]

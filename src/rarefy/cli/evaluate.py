@@ -12,7 +12,7 @@ import typer
 from rarefy.cli.options import DATA, Device, DType, Files, Json, Precision, Source, Threads, examples
 
 if TYPE_CHECKING:
-    from rarefy.evidence.sources import Arrays, Sentences, Tokens
+    from rarefy.measure.tasks import Data
     from rarefy.model import Model
     from rarefy.progress import Progress
     from rarefy.report.evaluated import Evaluated, Network
@@ -88,19 +88,19 @@ def _measured(
     with progress.task("restoring weights", 0):
         module = network.module(device, dtype_of(dtype))
         reference = None if original is None else original.module(device, dtype_of(dtype))
-    with progress.task(f"evaluating on {_shape(data)}", _blocks(data)) as advance:
-        found = measure(module, data, against=reference, device=device, progress=_stepwise(advance))
+    with progress.task(f"evaluating on {shape_of(data)}", blocks_of(data)) as advance:
+        found = measure(module, data, against=reference, device=device, progress=stepwise(advance))
     return Evaluated(
         found,
-        _network(model, network),
-        None if against is None or original is None else _network(against, original),
+        network_of(model, network),
+        None if against is None or original is None else network_of(against, original),
         data.name,
-        _shape(data),
+        shape_of(data),
         time.monotonic() - began,
     )
 
 
-def refuse_calibrated(network: Model, data: Tokens | Sentences | Arrays) -> None:
+def refuse_calibrated(network: Model, data: Data) -> None:
     """Raise UsageError when `network` was calibrated on `data`, wholly or in part."""
     from rarefy.cli.session import calibrated_on
     from rarefy.evidence.fingerprint import check_disjoint, check_disjoint_examples
@@ -116,29 +116,37 @@ def refuse_calibrated(network: Model, data: Tokens | Sentences | Arrays) -> None
             check_disjoint_examples(sketch, data.ids)  # token ids given as arrays were sketched as examples
 
 
-def _network(source: str, model: Model) -> Network:
+def network_of(source: str, model: Model) -> Network:
+    """The network that the user called `source`, and its rate."""
     from rarefy.cli.session import bytes_of
     from rarefy.report.evaluated import Network
 
     return Network(source, bytes_of(source, model), model.weights)
 
 
-def _blocks(data: Tokens | Sentences | Arrays) -> int:
+def blocks_of(data: Data) -> int:
+    """How many blocks or examples."""
+    from rarefy.evidence.pairs import Pairs
     from rarefy.evidence.sources import Arrays
 
+    if isinstance(data, Pairs):
+        return len(data.scores)
     return len(data.x) if isinstance(data, Arrays) else len(data.ids)
 
 
-def _shape(data: Tokens | Sentences | Arrays) -> str:
-    from rarefy.evidence.sources import Tokens
+def shape_of(data: Data) -> str:
+    """`64 blocks of 512 tokens`, `100 examples`."""
+    from rarefy.evidence.pairs import Pairs
+    from rarefy.evidence.sources import Sentences, Tokens
     from rarefy.report.words import plural
 
     if isinstance(data, Tokens):
         return f"{plural(len(data.ids), 'block')} of {data.ids.shape[1]} tokens"
-    return plural(_blocks(data), "example" if not hasattr(data, "ids") else "passage")
+    kind = "pair" if isinstance(data, Pairs) else "passage" if isinstance(data, Sentences) else "example"
+    return plural(blocks_of(data), kind)
 
 
-def _stepwise(advance: Callable[[int], None]) -> Callable[[int, int], None]:
+def stepwise(advance: Callable[[int], None]) -> Callable[[int, int], None]:
     """The blocks done so far, as steps."""
     before = 0
 

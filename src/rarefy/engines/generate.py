@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rarefy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -32,13 +32,9 @@ def generate(
     Raises UsageError when the module is no language model, when there is no tokenizer, or for an empty prompt.
     """
     import torch
-    from transformers import GenerationConfig, TextStreamer
+    from transformers import TextStreamer
 
-    if tokenizer is None:
-        raise UsageError("cannot generate text", "the model has no tokenizer", "put its tokenizer files beside it")
-    can_generate = getattr(module, "can_generate", None)
-    if can_generate is None or not can_generate():
-        raise UsageError(f"{type(module).__name__} cannot generate text", "it has no language-model head")
+    _refuse_silent(module, tokenizer)
     inputs = tokenizer(prompt, return_tensors="pt", return_attention_mask=True)
     if inputs["input_ids"].shape[-1] == 0:
         raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
@@ -52,12 +48,7 @@ def generate(
                 stream(text)
 
     model: Any = module
-    stop = getattr(model.generation_config, "eos_token_id", None)
-    stop = tokenizer.eos_token_id if stop is None else stop
-    first_stop = stop[0] if isinstance(stop, list) else stop
-    # A fresh configuration: the model's own may ask for sampling, and its temperature would then only cause warnings.
-    settings = {"max_new_tokens": tokens, "do_sample": sample, "eos_token_id": stop, "pad_token_id": first_stop}
-    config = GenerationConfig(**settings)
+    config = _settings(model, tokenizer, tokens, sample)
     place = next(module.parameters()).device
     ids, mask = inputs["input_ids"].to(place), inputs["attention_mask"].to(place)
     streamer = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -66,3 +57,66 @@ def generate(
             torch.manual_seed(seed)
         model.generate(input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer)
     return "".join(pieces)
+
+
+def continuations(
+    module: nn.Module, tokenizer: Any, prompts: Sequence[str], tokens: int
+) -> tuple[list[tuple[list[int], bool]], int]:
+    """The likeliest tokens after each of several prompts, all at once.
+
+    tokenizer: as for `generate`; where it has a chat template, a prompt is a user's turn.
+    tokens: at most this many for each, fewer where the network reads no further.
+
+    Returns, for each prompt, the new token ids without the one that ends the text and whether there was one; and how
+    many tokens were allowed. Raises UsageError as `generate` does, and for prompts that leave no room.
+    """
+    import torch
+
+    _refuse_silent(module, tokenizer)
+    asked = [_asked(tokenizer, prompt) for prompt in prompts]
+    width = max(map(len, asked))
+    model: Any = module
+    allowed = min(tokens, int(getattr(model.config, "max_position_embeddings", None) or width + tokens) - width)
+    if min(map(len, asked)) == 0 or allowed < 1:
+        raise UsageError("cannot generate text", f"the prompts have up to {width} tokens", "give shorter prompts")
+    ids, mask = torch.zeros(len(asked), width, dtype=torch.int64), torch.zeros(len(asked), width, dtype=torch.int64)
+    for row, known in enumerate(asked):  # padded on the left, so that all go on at the same position
+        ids[row, width - len(known) :] = torch.tensor(known)
+        mask[row, width - len(known) :] = 1
+    place = next(module.parameters()).device
+    config = _settings(model, tokenizer, allowed, False)
+    with torch.inference_mode():
+        out = model.generate(input_ids=ids.to(place), attention_mask=mask.to(place), generation_config=config)
+    stops = config.eos_token_id
+    stops = set(stops if isinstance(stops, list) else [stops])
+    found = []
+    for row in out[:, width:].tolist():
+        end = next((i for i, token in enumerate(row) if token in stops), None)
+        found.append((row[:end], end is not None))
+    return found, allowed
+
+
+def _refuse_silent(module: nn.Module, tokenizer: Any) -> None:
+    if tokenizer is None:
+        raise UsageError("cannot generate text", "the model has no tokenizer", "put its tokenizer files beside it")
+    can_generate = getattr(module, "can_generate", None)
+    if can_generate is None or not can_generate():
+        raise UsageError(f"{type(module).__name__} cannot generate text", "it has no language-model head")
+
+
+def _asked(tokenizer: Any, prompt: str) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        return list(tokenizer(prompt)["input_ids"])
+    turn = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _settings(model: Any, tokenizer: Any, tokens: int, sample: bool) -> Any:
+    """Greedy or sampled, whatever the model's own configuration asks for; its temperature would only cause warnings."""
+    from transformers import GenerationConfig
+
+    stop = getattr(model.generation_config, "eos_token_id", None)
+    stop = tokenizer.eos_token_id if stop is None else stop
+    first_stop = stop[0] if isinstance(stop, list) else stop
+    return GenerationConfig(max_new_tokens=tokens, do_sample=sample, eos_token_id=stop, pad_token_id=first_stop)

@@ -2,13 +2,14 @@
 
 Tokens of one block depend on each other, blocks hardly do, so blocks are what is resampled: the
 bootstrap of Efron (1979) on blocks (Kuensch 1989; the non-overlapping form of Carlstein 1986).
-Accuracies get Wilson's score interval (1927), their paired differences Newcombe's (1998).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +18,8 @@ from rarefy.units import Interval
 
 MIN_BLOCKS = 64
 RESAMPLES = 2000
+LEVEL = 0.95
 
-_LEVEL = 0.95
-_Z = 1.959963984540054  # the normal quantile at (1 + _LEVEL) / 2
 _DRAWS_AT_ONCE = 1 << 21
 
 Floats = NDArray[np.float64]
@@ -33,14 +33,46 @@ def too_few(blocks: int) -> str | None:
     return f"the intervals rest on {blocks} blocks of data; with fewer than {MIN_BLOCKS} they come out too narrow"
 
 
-def block_bootstrap(
+@dataclass(frozen=True)
+class Bootstrap:
+    """A figure, and what it came out as when the data were drawn again.
+
+    Attributes:
+        value: from the data as they are.
+        draws: (resamples,) ascending. From a single block they are -inf and inf: it says nothing about
+            its neighbours.
+    """
+
+    value: float
+    draws: Floats
+
+    def interval(self) -> Interval:
+        """The 95 % percentile interval, between the draws that 2.5 % lie below and above."""
+        # No interpolation between order statistics: one of the two may be infinite.
+        tail = (1.0 - LEVEL) / 2.0 * (len(self.draws) - 1)
+        low, high = self.draws[math.floor(tail)], self.draws[math.ceil(len(self.draws) - 1 - tail)]
+        return Interval(self.value, float(low), float(high))
+
+    def at_most(self, limit: float) -> float:
+        """One-sided confidence that the figure is no more than ``limit``: the share of draws that are.
+
+        Never 1, since a finite number of draws cannot say so (Davison and Hinkley 1997, eq. 4.11).
+        """
+        return float((self.draws <= limit).sum()) / (len(self.draws) + 1)
+
+    def at_least(self, limit: float) -> float:
+        """One-sided confidence that the figure is no less than ``limit``."""
+        return float((self.draws >= limit).sum()) / (len(self.draws) + 1)
+
+
+def bootstrap(
     blocks: ArrayLike,
     statistic: Statistic | None = None,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> Interval:
-    """95 % percentile bootstrap interval of a statistic of the mean over blocks.
+) -> Bootstrap:
+    """A statistic of the mean over blocks, and its bootstrap.
 
     Args:
         blocks: mean of each block, (n,) or (n, k) for k figures measured on the same blocks; all
@@ -48,10 +80,6 @@ def block_bootstrap(
         statistic: maps means (m, k) to values (m,); left out, the mean itself, and k must be 1.
         seed: of the resampling.
         resamples: how many times n blocks are drawn with replacement.
-
-    Returns:
-        The statistic of all blocks with its interval, in the statistic's unit. From a single block
-        the ends are infinite: it says nothing about its neighbours.
 
     Raises:
         ValueError: there are no blocks, or k > 1 without a statistic.
@@ -69,16 +97,19 @@ def block_bootstrap(
         statistic = _first
     value = float(statistic(table.mean(axis=0, keepdims=True))[0])
     if n == 1:
-        return Interval(value, -math.inf, math.inf)
+        return Bootstrap(value, np.array([-math.inf, math.inf]))
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWS_AT_ONCE // (n * k))
     counts = [min(step, resamples - start) for start in range(0, resamples, step)]
     means = [table[rng.integers(0, n, (count, n))].mean(axis=1) for count in counts]
-    # No interpolation between order statistics: one of the two may be infinite.
-    values = np.sort(statistic(np.concatenate(means)))
-    tail = (1.0 - _LEVEL) / 2.0 * (resamples - 1)
-    low, high = values[math.floor(tail)], values[math.ceil(resamples - 1 - tail)]
-    return Interval(value, float(low), float(high))
+    return Bootstrap(value, np.sort(statistic(np.concatenate(means))))
+
+
+def block_bootstrap(
+    blocks: ArrayLike, statistic: Statistic | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """The 95 % interval of ``bootstrap``, in the statistic's unit; from a single block its ends are infinite."""
+    return bootstrap(blocks, statistic, seed=seed, resamples=resamples).interval()
 
 
 def paired_bootstrap(blocks: ArrayLike, others: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
@@ -90,71 +121,69 @@ def paired_bootstrap(blocks: ArrayLike, others: ArrayLike, *, seed: int = 0, res
     Raises:
         ValueError: the shapes differ, or there are no blocks.
     """
+    return block_bootstrap(_paired(blocks, others), seed=seed, resamples=resamples)
+
+
+def paired(blocks: ArrayLike, others: ArrayLike) -> Bootstrap:
+    """``mean(blocks) - mean(others)``, as ``paired_bootstrap`` has it, with its draws."""
+    return bootstrap(_paired(blocks, others))
+
+
+def rank_correlation(gold: ArrayLike, *scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Bootstrap:
+    """Spearman's rank correlation of scores with the gold, or what a first has more of it than a second, paired.
+
+    Args:
+        gold: (n,) what people said.
+        scores: (n,) of one network, or of two on the same examples.
+
+    Returns:
+        rho(gold, first), less rho(gold, second) where there is one. Scores that are all equal rank
+        nothing: their rho is 0.
+
+    Source: Spearman (1904); ties by average ranks. The bootstrap is over examples.
+    """
+    from scipy import stats
+
+    def statistic(gold: Floats, *scores: Floats, axis: int = -1) -> Floats:
+        rhos = [_spearman(gold, each, axis) for each in scores]
+        return rhos[0] if len(rhos) == 1 else rhos[0] - rhos[1]
+
+    data = [np.asarray(each, dtype=np.float64) for each in (gold, *scores)]
+    n = len(data[0])
+    value = float(statistic(*data))
+    if n < 2:
+        return Bootstrap(value, np.array([-math.inf, math.inf]))
+    found = stats.bootstrap(
+        data,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _DRAWS_AT_ONCE // n),
+        vectorized=True,
+        paired=True,
+        axis=-1,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    return Bootstrap(value, np.sort(found.bootstrap_distribution))
+
+
+def _spearman(first: Floats, second: Floats, axis: int) -> Floats:
+    from scipy.stats import rankdata
+
+    a, b = (_centred(rankdata(each, axis=axis), axis) for each in (first, second))
+    scale = np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
+    return np.asarray((a * b).sum(axis) / np.where(scale > 0, scale, 1.0))
+
+
+def _centred(ranks: Floats, axis: int) -> Floats:
+    return np.asarray(ranks - ranks.mean(axis=axis, keepdims=True))
+
+
+def _paired(blocks: ArrayLike, others: ArrayLike) -> NDArray[Any]:
     a, b = np.asarray(blocks, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired data need the same blocks, got {a.shape} and {b.shape}")
-    return block_bootstrap(a - b, seed=seed, resamples=resamples)
-
-
-def wilson(successes: int, trials: int) -> Interval:
-    """Wilson's 95 % score interval of a proportion.
-
-    Raises:
-        ValueError: there are no trials, or more successes than trials.
-
-    Source: Wilson (1927), Journal of the American Statistical Association 22.
-    """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes of {trials} trials have no proportion")
-    p = successes / trials
-    scale = 1.0 + _Z**2 / trials
-    centre = (p + _Z**2 / (2 * trials)) / scale
-    half = _Z * math.sqrt(p * (1 - p) / trials + _Z**2 / (4 * trials**2)) / scale
-    # At the edges the exact end is p itself, which rounding would miss on the wrong side.
-    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
-
-
-def paired_accuracy(correct: ArrayLike, others: ArrayLike) -> Interval:
-    """95 % interval of the difference of two accuracies on the same examples.
-
-    Args:
-        correct, others: (n,) bool, what each network got right.
-
-    Returns:
-        ``mean(correct) - mean(others)`` with its interval, as fractions.
-
-    Raises:
-        ValueError: the shapes differ, or there are no examples.
-
-    Source: Newcombe (1998), Statistics in Medicine 17, 2635-2650, method 10.
-    """
-    x, y = np.asarray(correct, dtype=bool), np.asarray(others, dtype=bool)
-    if x.shape != y.shape:
-        raise ValueError(f"paired data need the same examples, got {x.shape} and {y.shape}")
-    n = x.size
-    a, d = int((x & y).sum()), int((~x & ~y).sum())
-    b, c = int((x & ~y).sum()), int((~x & y).sum())
-    first, second = wilson(a + b, n), wilson(a + c, n)
-    phi = _correlation(a, b, c, d)
-    difference = (b - c) / n
-    low = _joined(first.value - first.low, second.high - second.value, phi)
-    high = _joined(second.value - second.low, first.high - first.value, phi)
-    return Interval(difference, max(-1.0, difference - low), min(1.0, difference + high))
-
-
-def _correlation(a: int, b: int, c: int, d: int) -> float:
-    """phi of the 2 x 2 table, continuity-corrected where it is positive."""
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    if margins == 0:
-        return 0.0
-    covariance: float = a * d - b * c
-    if covariance > 0:
-        covariance = max(0.0, covariance - (a + b + c + d) / 2)
-    return covariance / math.sqrt(margins)
-
-
-def _joined(a: float, b: float, phi: float) -> float:
-    return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+    return a - b
 
 
 def _first(means: Floats) -> Floats:

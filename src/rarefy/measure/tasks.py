@@ -11,15 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from rarefy.errors import UsageError
+from rarefy.evidence.pairs import Pairs
 from rarefy.evidence.sources import Arrays, Sentences, Text, Tokens
 from rarefy.measure.divergence import Law, cosine_distance, gaussian_kl, negative_log_likelihood, softmax_kl
 
 Network = nn.Module | Callable[..., Any]
-Data = Tokens | Sentences | Arrays
+Data = Tokens | Sentences | Pairs | Arrays
 
 _TOKENS_AT_ONCE = 512
 _SENTENCES_AT_ONCE = 32
@@ -41,11 +44,15 @@ class Task(Protocol):
     def law(self) -> Law:
         """Of the family's output."""
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What a network scores on it, as ``evaluation.MEASURES`` names it."""
+
     def outputs(self, network: Network, rows: slice, device: torch.device) -> Tensor:
         """The network's outputs on some blocks, (rows, ..., d)."""
 
     def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
-        """Figures of each block, (rows,): ``nll`` in nats a token, or ``correct``, bool."""
+        """Figures of each block, (rows,), named as in ``evaluation.Figures``; answers may be (rows, ...)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Language:
 
     data: Tokens
     law: Law = softmax_kl
+    measures: tuple[str, ...] = ("nll", "perplexity")
 
     @property
     def blocks(self) -> int:
@@ -72,7 +80,8 @@ class Language:
     def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
         # The last position predicts nothing, but to slice it off first would copy all logits.
         targets = torch.from_numpy(np.roll(self.data.ids[rows], -1, axis=1)).to(outputs.device)
-        return {"nll": negative_log_likelihood(outputs, targets)[:, :-1].double().mean(1)}
+        nll = negative_log_likelihood(outputs, targets)[:, :-1].double().mean(1)
+        return {"nll": nll, "answers": outputs.argmax(-1).int()}
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class Examples:
         return len(self.data.x)
 
     @property
+    def measures(self) -> tuple[str, ...]:
+        return ("accuracy",) if self.data.y is not None and self.data.y.dtype.kind != "f" else ()
+
+    @property
     def batch(self) -> int:
         return min(_EXAMPLES_AT_ONCE, max(1, _VALUES_AT_ONCE // max(1, int(self.data.x[0].size))))
 
@@ -94,9 +107,10 @@ class Examples:
         return _logits(network(torch.from_numpy(np.ascontiguousarray(self.data.x[rows])).to(device)))
 
     def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
+        answers = {"answers": outputs.argmax(-1).int()} if self.law is softmax_kl and outputs.ndim == 2 else {}
         y = self.data.y
-        if y is None or y.dtype.kind == "f":
-            return {}
+        if y is None or not self.measures:
+            return answers
         labels = torch.from_numpy(y[rows]).to(outputs.device)
         if outputs.ndim != 2 or int(labels.max()) >= outputs.shape[-1]:
             raise UsageError(
@@ -104,7 +118,7 @@ class Examples:
                 f"it gives {tuple(outputs.shape[1:])} outputs an example, the labels go up to {int(y.max())}",
                 "number the classes as the network does",
             )
-        return {"correct": outputs.argmax(-1) == labels}
+        return {**answers, "correct": outputs.argmax(-1) == labels}
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,7 @@ class Embedding:
 
     data: Sentences
     law: Law = cosine_distance
+    measures: tuple[str, ...] = ()
     batch: int = _SENTENCES_AT_ONCE
 
     @property
@@ -121,22 +136,51 @@ class Embedding:
         return len(self.data.ids)
 
     def outputs(self, network: Network, rows: slice, device: torch.device) -> Tensor:
-        rows_ids = [torch.from_numpy(ids) for ids in self.data.ids[rows]]
-        ids = pad_sequence(rows_ids, batch_first=True).to(device)
-        mask = pad_sequence([torch.ones_like(row) for row in rows_ids], batch_first=True).to(device)
-        found = _named(_read(network, input_ids=ids, attention_mask=mask), "sentence_embedding", "last_hidden_state")
-        if found.ndim == 3:
-            weight = mask.unsqueeze(-1).to(found.dtype)
-            found = (found * weight).sum(1) / weight.sum(1)
-        return found
+        return _embedded(network, self.data.ids[rows], device)
 
     def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
         return {}
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """A sentence encoder on scored pairs: called as ``Embedding`` says, its answer is the cosine of a pair."""
+
+    data: Pairs
+    law: Law = cosine_distance
+    measures: tuple[str, ...] = ("spearman",)
+    batch: int = _SENTENCES_AT_ONCE // 2
+
+    @property
+    def blocks(self) -> int:
+        return len(self.data.scores)
+
+    def outputs(self, network: Network, rows: slice, device: torch.device) -> Tensor:
+        sides = (self.data.first.ids[rows], self.data.second.ids[rows])
+        return torch.stack([_embedded(network, ids, device) for ids in sides], dim=1)
+
+    def score(self, outputs: Tensor, rows: slice) -> dict[str, Tensor]:
+        return {
+            "similarity": functional.cosine_similarity(outputs[:, 0].double(), outputs[:, 1].double(), dim=-1),
+            "gold": torch.from_numpy(self.data.scores[rows]),
+        }
+
+
+def _embedded(network: Network, sentences: tuple[NDArray[np.int64], ...], device: torch.device) -> Tensor:
+    """Embeddings (B, d)."""
+    rows = [torch.from_numpy(ids) for ids in sentences]
+    ids = pad_sequence(rows, batch_first=True).to(device)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
+    found = _named(_read(network, input_ids=ids, attention_mask=mask), "sentence_embedding", "last_hidden_state")
+    if found.ndim == 3:
+        weight = mask.unsqueeze(-1).to(found.dtype)
+        found = (found * weight).sum(1) / weight.sum(1)
+    return found
+
+
 def task_of(data: Data, law: Law | None = None) -> Task:
-    """The task that data pose: language for tokens, embedding for sentences, and for arrays classification, or
-    regression where the targets are floats. ``law`` overrides the output law.
+    """The task that data pose: language for tokens, embedding for sentences, similarity for pairs, and for arrays
+    classification, or regression where the targets are floats. ``law`` overrides the output law.
 
     Raises:
         UsageError: there are no data, or text was not yet made tokens or sentences.
@@ -148,6 +192,8 @@ def task_of(data: Data, law: Law | None = None) -> Task:
         task = Language(data, law or softmax_kl)
     elif isinstance(data, Sentences):
         task = Embedding(data, law or cosine_distance)
+    elif isinstance(data, Pairs):
+        task = Similarity(data, law or cosine_distance)
     else:
         regression = data.y is not None and data.y.dtype.kind == "f"
         task = Examples(data, law or (gaussian_kl if regression else softmax_kl))

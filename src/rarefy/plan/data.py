@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarefy.errors import UsageError
+from rarefy.evidence.pairs import Pairs, holds_pairs, pairs_of
 from rarefy.evidence.sources import Arrays, Sentences, Text, Tokens, read, topics
 from rarefy.families import family_of
 
@@ -46,19 +47,24 @@ class Calibration:
         return {"name": self.name, "shape": list(self.inputs.shape), "fingerprint": self.fingerprint}
 
 
+def has_tokenizer(model: Model) -> bool:
+    """Whether there is a tokenizer beside the weights."""
+    folder = model.skeleton.folder
+    return folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+
+
 def tokenizer_of(model: Model) -> Any:
     """The tokenizer beside the weights. Raises UsageError when there is none."""
     import transformers
 
-    folder = model.skeleton.folder
-    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not has_tokenizer(model):
         raise UsageError(
             f"{model.source} has no tokenizer",
             "text cannot become tokens without one",
             "give token ids as an .npz with x (blocks x tokens)",
         )
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        return transformers.AutoTokenizer.from_pretrained(model.skeleton.folder)
     except Exception as error:
         raise UsageError(f"the tokenizer of {model.source} cannot be loaded", str(error)) from None
 
@@ -81,20 +87,59 @@ def calibration(
 
 def evaluation(
     model: Model, files: Sequence[str | Path], *, blocks: int | None = None, length: int = LENGTH
-) -> Tokens | Sentences | Arrays:
-    """The evaluation data of a network: `files`, or the default text's other part."""
+) -> Tokens | Sentences | Pairs | Arrays:
+    """The evaluation data of a network: `files`, or the default text's other part.
+
+    For an encoder a .tsv holds scored pairs of sentences.
+    """
     source = _source(model, files, evaluation=True)
     if isinstance(source, Text):
         if is_causal(model):
             tokens = source.tokens(tokenizer_of(model), _length(model, length), blocks)
             check_ids(model, tokens.ids, source.name)
             return tokens
-        return source.sentences(tokenizer_of(model), min(128, _length(model, 128)), blocks)
+        longest = min(128, _length(model, 128))
+        if any(map(holds_pairs, files)):
+            return pairs_of(source, tokenizer_of(model), longest, blocks)
+        return source.sentences(tokenizer_of(model), longest, blocks)
     if blocks is not None:
         source = Arrays(source.x[:blocks], None if source.y is None else source.y[:blocks], source.name)
     if reads_tokens(model):
         check_ids(model, source.x, source.name)
     return source.tokens() if is_causal(model) else source
+
+
+def shared_evaluation(
+    models: Sequence[Model], files: Sequence[str | Path], *, blocks: int | None = None, length: int = LENGTH
+) -> Tokens | Sentences | Pairs | Arrays:
+    """The same evaluation data for several networks; one without a tokenizer reads what the others read.
+
+    Raises UsageError when they would read different tokens.
+    """
+    shortest = min(_length(model, length) for model in models)
+    reading = [model for model in models if has_tokenizer(model)] or list(models[:1])
+    first, *others = (evaluation(model, files, blocks=blocks, length=shortest) for model in reading)
+    for model, theirs in zip(reading[1:], others, strict=True):
+        if not _same(first, theirs):
+            raise UsageError(
+                f"{reading[0].source} and {model.source} cannot be compared on this text",
+                "they make different tokens of it",
+                "compare networks with one tokenizer",
+            )
+    if isinstance(first, Tokens):
+        for model in models:
+            check_ids(model, first.ids, first.name)
+    return first
+
+
+def _same(first: Any, second: Any) -> bool:
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Pairs):
+        return _same(first.first, second.first) and _same(first.second, second.second)
+    if isinstance(first, Arrays):
+        return True  # read from one file
+    return len(first.ids) == len(second.ids) and all(map(np.array_equal, first.ids, second.ids))
 
 
 def check_ids(model: Model, ids: NDArray[Any], name: str) -> None:

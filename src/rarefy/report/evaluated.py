@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rarefy.measure.evaluation import Evaluation
 
 
+NAMES = {"spearman": "rank correlation"}
+"""Of scores, where their field's name would not be understood."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network on disk, by the name the user gave. weights: unique parameters."""
@@ -66,22 +70,25 @@ class Evaluated:
 
     def _scores(self, table: Table) -> None:
         found, reference = self.evaluation, self.evaluation.reference
-        for name in ("perplexity", "accuracy"):
+        for name in ("perplexity", "accuracy", "spearman"):
             own: Interval | None = getattr(found, name)
             if own is None:
                 continue
             row = [str(own)] if reference is None else [str(own), str(getattr(reference, name))]
-            table.add_row(name, *row)
+            table.add_row(NAMES.get(name, name), *row)
             if found.difference is not None:
-                table.add_row("  difference", _signed(found.difference))
+                table.add_row("  difference", signed(found.difference))
         if found.kl is not None:
-            table.add_row(Text(self._distortion(), "bold"), Text(str(found.kl), "bold"))
-
-    def _distortion(self) -> str:
-        if self.evaluation.perplexity is not None:
-            return "KL, nats a token"
-        return "KL, nats an example" if self.evaluation.accuracy is not None else "distortion"
+            table.add_row(Text(distortion(found), "bold"), Text(str(found.kl), "bold"))
 
 
-def _signed(interval: Interval) -> str:
+def distortion(found: Evaluation) -> str:
+    """What a distortion is called and counted in."""
+    if found.perplexity is not None:
+        return "KL, nats a token"
+    return "KL, nats an example" if found.accuracy is not None else "distortion"
+
+
+def signed(interval: Interval) -> str:
+    """A difference."""
     return f"{interval.value:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}]"
