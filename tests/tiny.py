@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import nn
 
-from rarefy.evidence import Evidence
+from rarefy.evidence import Evidence, Forgetful, Visited
 from rarefy.model import Model
 from rarefy.progress import Silent
 
@@ -17,6 +17,23 @@ TOKENS = ("llama", "llama_tied", "mistral", "qwen2", "qwen3", "smollm3", "bert",
 IMAGES = ("resnet", "resnet_base", "torch_resnet")
 VECTORS = ("chain",)
 NETWORKS = (*TOKENS, *IMAGES, *VECTORS)
+
+
+class Memory(Forgetful):
+    """A journal in memory, and a knife: the pass dies when a step is to be saved that `dies` names."""
+
+    def __init__(self, dies: str = "") -> None:
+        super().__init__()
+        self.steps: dict[str, Visited] = {}
+        self.dies = dies
+
+    def load(self, step: str) -> Visited | None:
+        return self.steps.get(step)
+
+    def save(self, step: str, made: Visited) -> Visited:
+        if step.endswith(self.dies or "never"):
+            raise KeyboardInterrupt
+        return self.steps.setdefault(step, made)
 
 
 def build(name: str) -> nn.Module:

@@ -14,7 +14,6 @@ from torch import nn
 from rarefy.codes import Dense
 from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import Evidence, SecondMoment, Visited, walk
-from rarefy.evidence.evidence import Forgetful
 from rarefy.evidence.statistics import unfold
 from rarefy.families.values import model_inputs
 from rarefy.method import apply_jointly
@@ -23,23 +22,6 @@ from rarefy.methods.quantize.rtn import RTN
 from rarefy.model import LazyCodes, Model, decoded
 
 NEEDS = frozenset({SecondMoment()})
-
-
-class Memory(Forgetful):
-    """A journal in memory, and a knife: the walk dies when a step is to be saved that `dies` names."""
-
-    def __init__(self, dies: str = "") -> None:
-        super().__init__()
-        self.steps: dict[str, Visited] = {}
-        self.dies = dies
-
-    def load(self, step: str) -> Visited | None:
-        return self.steps.get(step)
-
-    def save(self, step: str, made: Visited) -> Visited:
-        if step.endswith(self.dies or "never"):
-            raise KeyboardInterrupt
-        return self.steps.setdefault(step, made)
 
 
 def visit_nothing(seen: dict):
@@ -157,7 +139,7 @@ def test_codes_of_a_file_are_read_when_their_segment_comes() -> None:
 def test_a_walk_begun_again_makes_the_same(dies: str) -> None:
     model = tiny.opened("llama")
     whole = apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama"))
-    journal = Memory(dies)
+    journal = tiny.Memory(dies)
     with pytest.raises(KeyboardInterrupt):
         apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama", journal=journal))
     journal.dies = ""
@@ -169,7 +151,7 @@ def test_a_walk_begun_again_makes_the_same(dies: str) -> None:
 def test_lost_activations_are_made_again() -> None:
     model = tiny.opened("llama")
     whole = apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama"))
-    journal = Memory("0002")
+    journal = tiny.Memory("0002")
     with pytest.raises(KeyboardInterrupt):
         apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama", journal=journal))
     journal.dies = ""

@@ -1,19 +1,24 @@
 """Calibration and evaluation data, the one streaming walk, and the statistics collected from them."""
 
+from rarefy.evidence.curvature import Curvature, Kronecker
 from rarefy.evidence.evidence import Evidence, Forgetful, Journal
-from rarefy.evidence.sites import Site, relative_error
+from rarefy.evidence.sites import Site, Visited, relative_error
 from rarefy.evidence.statistics import Moment, SecondMoment, Statistic
-from rarefy.evidence.walk import Visited, walk
+from rarefy.evidence.survey import survey
+from rarefy.evidence.walk import walk
 
 __all__ = [
+    "Curvature",
     "Evidence",
     "Forgetful",
     "Journal",
+    "Kronecker",
     "Moment",
     "SecondMoment",
     "Site",
     "Statistic",
     "Visited",
     "relative_error",
+    "survey",
     "walk",
 ]

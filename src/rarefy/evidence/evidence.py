@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from rarefy.evidence.walk import Visited
+    from rarefy.evidence.sites import Visited
 
 
 class Journal(Protocol):
@@ -97,12 +97,16 @@ class Evidence:
             )
         return inputs
 
-    def micro_batches(self) -> list[torch.Tensor]:
-        """The inputs in micro-batches, on the CPU: ids as int64, examples as `dtype`."""
+    def micro_batches(self, share: int = 1) -> list[torch.Tensor]:
+        """The inputs in micro-batches, on the CPU: ids as int64, examples as `dtype`.
+
+        share: each is that part of the usual size, where more is held of it.
+        """
         import torch
 
         inputs = self.array()
         integers = np.issubdtype(inputs.dtype, np.integer)
-        size = max(1, TOKENS_PER_BATCH // inputs.shape[1]) if integers else IMAGES_PER_BATCH
+        size = TOKENS_PER_BATCH // inputs.shape[1] if integers else IMAGES_PER_BATCH
+        size = max(1, size // share)
         parts = [torch.from_numpy(np.ascontiguousarray(inputs[i : i + size])) for i in range(0, len(inputs), size)]
         return [part.long() if integers else part.to(self.torch_dtype) for part in parts]

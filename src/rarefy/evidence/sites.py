@@ -1,9 +1,9 @@
-"""Sites: what a method sees of a network, one matrix at a time."""
+"""Sites: what a method sees of a network, one matrix at a time, and what it makes of a segment's."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,23 @@ if TYPE_CHECKING:
 
     from rarefy.codes import Code
     from rarefy.evidence.statistics import Moment, Statistic
-    from rarefy.families import Kind
+    from rarefy.families import Kind, Segments
+    from rarefy.model import Model
+
+Gathered = Mapping["Statistic", Mapping[str, Any]]
+"""What was gathered of a segment: of each statistic asked for, by parameter, its value or (a string) why none."""
+
+
+@dataclass(frozen=True)
+class Visited:
+    """What a visit made of a segment: new codes by key, and notes for the history (JSON values)."""
+
+    codes: Mapping[str, Code]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+Visit = Callable[["list[Site]"], Visited]
+"""What is done in a segment: its sites with their statistics -> new codes and notes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,19 @@ class Site:
     def matches(self, patterns: tuple[str, ...]) -> bool:
         """Whether the name fits one of the shell patterns."""
         return any(fnmatch.fnmatchcase(self.name, pattern) for pattern in patterns)
+
+
+def sites(model: Model, segments: Segments, i: int, gathered: Gathered, codes: Mapping[str, Code]) -> list[Site]:
+    """The sites of segment `i`, as `codes` store them now."""
+    keys = model.keys
+    made = []
+    for place in segments.places()[i]:
+        found = {need: values.get(place.parameter, "no data were run") for need, values in gathered.items()}
+        obstacles = {need: value for need, value in found.items() if isinstance(value, str)}
+        statistics = {need: value for need, value in found.items() if need not in obstacles}
+        key = keys[place.parameter]
+        made.append(Site(key, place.kind, segments.names[i], codes[key], statistics, obstacles))
+    return made
 
 
 def relative_error(before: NDArray[np.float32], after: NDArray[np.float32], moment: Moment | None) -> float:

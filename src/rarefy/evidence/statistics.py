@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -62,6 +62,15 @@ class Moment:
         from rarefy.maths.linalg import quadratic
 
         return quadratic(w, self.s)
+
+
+def pooled(moments: Sequence[Moment]) -> Moment:
+    """The moment over all inputs of several."""
+    if len(moments) == 1:
+        return moments[0]
+    count = sum(moment.count for moment in moments)
+    total = functools.reduce(operator.add, (moment.s * moment.count for moment in moments))
+    return Moment((total / max(count, 1)).astype(np.float32), count)
 
 
 Stream = tuple[str, int]

@@ -1,0 +1,184 @@
+"""Curvature: what a small change of a matrix costs in nats of the network's output, and the hooks that gather it.
+
+Let y = W x at every position p (a token, a pixel) where W is used, and g = B e at the outputs with E[g g^T] = F, the
+Fisher information of the output law (`laws.py`). Backpropagated to y_p, g_p, a change E of W costs, per law,
+
+    KL = 1/2 E[(sum_p g_p^T E x_p)^2]  ~  1/2 sum_r rows[r] (E S E^T)_rr,
+    rows[r] = sum_p g_pr^2 / laws,  S = mean_p x_p x_p^T.
+
+Three approximations make it so small: positions are taken as uncorrelated (a language model has a law for each token,
+so a sum over positions per law is a mean per token; a classifier has one an example, so it stays a sum), gradients as
+independent of inputs, and the rows of y as uncorrelated.
+
+Of an embedding W the inputs are one-hot: row v is looked up rows[v] times a law, and what meets it there is
+G = mean_p g_p g_p^T, so KL ~ 1/2 sum_v rows[v] E_v G E_v^T.
+
+Sources: Martens and Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature; Grosse
+and Martens (2016) for convolutions, "spatially uncorrelated derivatives".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from rarefy.evidence.statistics import Moment, MomentGatherer, Statistic, moment_obstacle
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from rarefy.families import Kind
+
+UNREACHED = "no gradient of the output reaches it"
+
+UNSEEN = 0.01
+"""Least share of its mean that every row of an embedding or head gets: other text has other words."""
+
+
+@dataclass(frozen=True)
+class Curvature(Statistic):
+    """A tuple of `Kronecker`, one for each use of the matrix: their costs add up. Gathered by `survey`."""
+
+    NAME: ClassVar[str] = "curvature"
+
+
+@dataclass(frozen=True, eq=False)
+class Kronecker:
+    """Of one use of a matrix (out, in): nats ~ 1/2 sum_r rows[r] e_r^T S e_r for a change e of it.
+
+    kind: of the use. rows: float32 (out,), nats per law (token or example) and unit of S. moment: S (in, in).
+    """
+
+    kind: Kind
+    rows: NDArray[np.float32]
+    moment: Moment
+
+    @property
+    def count(self) -> int:
+        """Positions seen."""
+        return self.moment.count
+
+    def finite(self) -> bool:
+        """Whether nothing overflowed on the way there and back."""
+        return bool(np.isfinite(self.rows).all()) and self.moment.finite()
+
+    def nats(self, error: NDArray[np.float32]) -> float:
+        """What a change (out, in) of the matrix costs, to second order, nats per law."""
+        return self.moment.energy(np.sqrt(self.rows)[:, None] * error) / 2
+
+
+def curvature_obstacle(layer: nn.Module) -> str:
+    """Why a layer's curvature cannot be gathered, or "" when it can."""
+    from torch import nn
+
+    if isinstance(layer, nn.Embedding):
+        plain = type(layer).forward is nn.Embedding.forward
+        return "" if plain else f"{type(layer).__name__} is no plain lookup"
+    return moment_obstacle(layer)
+
+
+class CurvatureGatherer:
+    """Sums what a backward pass through a segment shows of its layers."""
+
+    def __init__(self, module: nn.Module, paths: Sequence[str]) -> None:
+        """paths: of linear layers, convolutions and embeddings. Weights need no gradient."""
+        self._layers = {path: module.get_submodule(path) for path in paths}
+        self._obstacles = {path: curvature_obstacle(layer) for path, layer in self._layers.items()}
+        self._rows: dict[str, torch.Tensor] = {}
+        self._metrics: dict[str, torch.Tensor] = {}
+        self._heads: set[str] = set()
+        self._outputs: list[tuple[torch.Tensor, str, Any]] = []
+        seen = [path for path, obstacle in self._obstacles.items() if not obstacle]
+        self._moments = MomentGatherer(module, {path: (path,) for path in seen if not self._is_lookup(path)})
+        self._handles = [
+            self._layers[path].register_forward_hook(functools.partial(self._see, path), with_kwargs=True)
+            for path in seen
+        ]
+
+    def _is_lookup(self, path: str) -> bool:
+        from torch import nn
+
+        return isinstance(self._layers[path], nn.Embedding)
+
+    def _see(self, path: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: torch.Tensor) -> Any:
+        if not y.requires_grad:
+            y = y.requires_grad_().clone()  # a leaf may not be changed in place, and what comes next may do so
+        inputs = args[0] if args else kwargs["input"]
+        see = functools.partial(self._look_up, inputs) if self._is_lookup(path) else self._square
+        self._outputs.append((y, path, y.register_hook(functools.partial(see, path))))  # type: ignore[no-untyped-call]
+        return y
+
+    def _square(self, path: str, g: torch.Tensor) -> None:
+        from torch import nn
+
+        if isinstance(self._layers[path], nn.Conv2d):
+            g = g.movedim(1, -1)
+        self._add(path, g.reshape(-1, g.shape[-1]).float().square().sum(0, dtype=_double()))
+
+    def _look_up(self, ids: torch.Tensor, path: str, g: torch.Tensor) -> None:
+        rows = g.reshape(-1, g.shape[-1]).float()
+        self._metrics[path] = rows.T @ rows + self._metrics.get(path, 0)
+        vocabulary = self._layers[path].get_parameter("weight").shape[0]
+        self._add(path, ids.reshape(-1).bincount(minlength=vocabulary).to(_double()))
+
+    def _add(self, path: str, rows: torch.Tensor) -> None:
+        self._rows[path] = self._rows.get(path, 0) + rows
+
+    def end(self, z: torch.Tensor, diagonal: torch.Tensor) -> None:
+        """Tell what the laws are made of, before going back: the layer that made `z` needs no gradient for its rows.
+
+        diagonal: (d,), sum of the diagonals of F.
+        """
+        for y, path, handle in self._outputs:
+            if y is z:
+                handle.remove()
+                self._heads.add(path)
+                self._add(path, diagonal)
+
+    def next_batch(self) -> None:
+        """Close a micro-batch: call after each."""
+        self._moments.next_batch()
+        self._outputs.clear()
+
+    def close(self, laws: int) -> dict[str, Kronecker | str]:
+        """Remove the hooks; of every path its curvature, or why it has none. laws: how many were probed."""
+        for handle in self._handles:
+            handle.remove()
+        moments = self._moments.close()
+        return {path: self._kronecker(path, moments.get(path), laws) for path in self._layers}
+
+    def _kronecker(self, path: str, moment: Moment | str | None, laws: int) -> Kronecker | str:
+        if self._obstacles[path]:
+            return self._obstacles[path]
+        if path not in self._rows:
+            return UNREACHED
+        if isinstance(moment, str):
+            return moment
+        rows = self._rows[path].cpu().numpy()
+        kind: Kind = "convolution" if hasattr(self._layers[path], "kernel_size") else "linear"
+        if moment is None:
+            kind, count = "embedding", int(rows.sum())
+            moment = Moment((self._metrics[path] / count).cpu().numpy(), count)
+            # Good and Turing: words seen once weigh what those not seen at all do.
+            rows = _smoothed(rows, max(UNSEEN, np.count_nonzero(rows == 1) / count))
+        elif path in self._heads:
+            rows = _smoothed(rows, UNSEEN)
+        return Kronecker(kind, (rows / laws).astype(np.float32), moment)
+
+
+def _smoothed(rows: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """That share of the whole spread over all rows."""
+    smoothed: NDArray[np.float64] = (1 - share) * rows + share * rows.mean()
+    return smoothed
+
+
+def _double() -> torch.dtype:
+    import torch
+
+    return torch.float64
