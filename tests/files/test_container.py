@@ -54,7 +54,7 @@ def test_golden_artifacts_open_and_are_still_written(name: str, tmp_path: Path) 
     reader.close()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(st.text(max_size=12), strategies.codes(), max_size=5),
     st.integers(0, 1000),
@@ -144,7 +144,7 @@ def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
         assert container.holds_records(golden.FOLDER / name)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3), st.booleans())
 def test_mutated_tables_raise_format_errors_only(tmp_path: Path, edits: list[tuple[int, int]], mend: bool) -> None:
     from rarefy.files.head import checksum

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rarefy.codes import Dense, Grid, Sparse
-from rarefy.codes.dtypes import DTYPES
+from rarefy.codes.difference import ORDER, RUN, XOR, Difference
+from rarefy.codes.dtypes import DTYPES, dtype_of
+from rarefy.entropy import coder
 from rarefy.files import container, record
+from rarefy.files.head import Tiles, write_head
+from rarefy.native import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from rarefy.codes import Code
+    from rarefy.codes.dtypes import DType
 
 FOLDER = Path(__file__).parent
 NUMBERS = {name: dtype.number for name, dtype in DTYPES.items()}
@@ -48,6 +54,34 @@ def keep(shape: tuple[int, ...]) -> np.ndarray:
     return np.abs(numbers(int(np.prod(shape)), 4)).reshape(shape) > 12
 
 
+def dense(raw: np.ndarray[Any, Any], dtype: DType) -> Dense:
+    """Bits of elements as they are."""
+    return Dense(lambda: raw, raw.shape, dtype)
+
+
+def bits(name: str, shape: tuple[int, ...], seed: int = 6) -> Dense:
+    """Any bits of a type."""
+    dtype = dtype_of(name)
+    octets = (numbers(int(np.prod(shape)) * dtype.size, seed) * 37 % (2 if name == "BOOL" else 256)).astype(np.uint8)
+    return dense(octets.view(dtype.raw).reshape(shape), dtype)
+
+
+def halves() -> Dense:
+    """The first half of few values, the second of many, noise at the end: tables that differ, and tiles without one."""
+    noise = (np.arange(1500, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(45)) % np.uint64(256)
+    both = [numbers(1500) // 16, numbers(1500, 2), noise.astype(np.int64) - 128]
+    return Dense.of(np.concatenate(both).astype(np.int8), "I8")
+
+
+def checkpoints(name: str, count: int, moved: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], DType]:
+    """Elements, those of the base, most of them the same, and their type."""
+    dtype = dtype_of(name)
+    base = (real((count,), 7) * np.float32(1.7)).astype(np.float32).view(np.uint32) >> np.uint32(32 - 8 * dtype.size)
+    base = base.astype(f"<u{dtype.size}")
+    steps = np.where(np.arange(count) % moved, 0, numbers(count, 8)).astype(base.dtype)
+    return (base + steps).view(dtype.raw), base.view(dtype.raw), dtype
+
+
 CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     "scalar": lambda: (Dense.of(np.array(-1.5, np.float32)), "F32"),
     "empty": lambda: (Dense.of(np.zeros((0, 3), np.float32), "BF16"), "F32"),
@@ -62,7 +96,39 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     "sparse_dense": lambda: (Sparse(keep((20, 31)), Dense.of(real((20, 31)), "BF16")), "F32"),
     "sparse_grid": lambda: (Sparse(keep((24, 100)), grid((24, 100), 4, 64, (24, 2), True, "BF16")), "BF16"),
     "sparse_sparse": lambda: (Sparse(keep((9, 9)), Sparse(real((9, 9), 5) > 0, Dense.of(real((9, 9))))), "F32"),
+    "dense_f64": lambda: (Dense.of(real((5, 3)).astype(np.float64) / 3, "F64"), "F64"),
+    "dense_i64": lambda: (bits("I64", (11,)), "I64"),
+    "dense_u16": lambda: (bits("U16", (2, 9)), "U16"),
+    "dense_bool": lambda: (bits("BOOL", (70,)), "BOOL"),
+    "dense_f8_e4m3": lambda: (dense(np.arange(256, dtype=np.uint8), dtype_of("F8_E4M3")), "F8_E4M3"),
+    "dense_f8_e5m2": lambda: (dense(np.arange(256, dtype=np.uint8), dtype_of("F8_E5M2")), "F8_E5M2"),
+    "huffman_grid": lambda: (grid((24, 100), 4, 32, (24, 4), True, "BF16"), "BF16"),
+    "huffman_constant": lambda: (Dense.of(np.zeros((50, 60), np.int8), "I8"), "I8"),
+    "huffman_tiles": lambda: (Dense.of(real((30, 40)), "BF16"), "BF16"),
+    "context_grid": lambda: (grid((24, 6, 3, 3), 3, 54, (24, 1), False, "F16"), "F32"),
+    "context_sparse": lambda: (Sparse(keep((24, 100)), grid((24, 100), 4, 64, (24, 2), True, "BF16")), "BF16"),
+    "context_vector": lambda: (Dense.of(real((300,)), "BF16"), "BF16"),
+    "context_tiles": lambda: (grid((40, 50), 4, 50, (40, 1), False, "F16"), "F32"),
+    "rans_tiles": lambda: (halves(), "I8"),
 }
+
+CODERS = {
+    **dict.fromkeys(("huffman_grid", "huffman_constant", "huffman_tiles"), "huffman"),
+    **dict.fromkeys(("context_grid", "context_sparse", "context_vector", "context_tiles"), "context"),
+    "rans_tiles": "rans_tiles",
+}
+"""What a record is written with, rANS unless it is named."""
+
+TILES = {"huffman_tiles": 500, "context_tiles": 700, "rans_tiles": 1500}
+"""Symbols in a tile, where a writer would have made larger ones."""
+
+DIFFERENCES: dict[str, Callable[[], tuple[Any, Any, DType, int]]] = {
+    "difference_xor": lambda: (*checkpoints("BF16", 700, 3), XOR),
+    "difference_order": lambda: (*checkpoints("F32", 500, 2), ORDER),
+    "difference_integers": lambda: (*checkpoints("I16", 300, 2), ORDER),
+    "difference_runs": lambda: (*checkpoints("F16", RUN + 5000, 997), ORDER),
+}
+"""Elements, those of the base, their type, and the way of the difference."""
 
 PARAMETERS = {"fc1.weight": "grid_tensor", "fc1.bias": "dense_f32", "fc2.weight": "sparse_dense", "Größe": "scalar"}
 
@@ -72,11 +138,29 @@ def items() -> list[tuple[str, bytes]]:
     return [(name, (FOLDER / f"{code}.record").read_bytes()) for name, code in PARAMETERS.items()]
 
 
+def written(name: str) -> bytes:
+    """A golden record as it is made now."""
+    if name in DIFFERENCES:
+        values, base, dtype, way = DIFFERENCES[name]()
+        return record.encode(Difference.of(values, base, dtype, way), dtype.name, "rans")
+    code, dtype = CODES[name]()
+    if name not in TILES:
+        return record.encode(code, dtype, CODERS.get(name, "rans"))
+    by, step, streams, all_tiles = coder(CODERS[name]), TILES[name], [], []
+    for stream in code.streams():
+        flat, model = stream.symbols.reshape(-1), by.fit(stream.symbols)
+        tiles = [by.encode(flat[i : i + step], model) for i in range(0, flat.size, step)]
+        checks = tuple(crc32(tile) for tile in tiles)
+        streams.append(Tiles(by.ID, flat.size, model, min(step, flat.size), tuple(map(len, tiles)), checks))
+        all_tiles += tiles
+    return write_head(code.shape, NUMBERS[dtype], code.node(), streams) + b"".join(all_tiles)
+
+
 def write_missing() -> None:
-    for name, make in CODES.items():
+    for name in (*CODES, *DIFFERENCES):
         path = FOLDER / f"{name}.record"
         if not path.exists():
-            path.write_bytes(record.encode(*make()))
+            path.write_bytes(written(name))
     for name, settings in ARTIFACTS.items():
         if not (FOLDER / name).exists():
             (FOLDER / name).mkdir()
