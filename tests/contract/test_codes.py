@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rarefy.codes
-from rarefy.codes import Code, Dense, Grid, Sparse, kinds
+from rarefy.codes import Code, Codebook, Dense, Grid, Sparse, kinds
 from rarefy.codes.base import matrix, names
 from rarefy.codes.difference import Difference
 from rarefy.files import record
@@ -53,6 +53,13 @@ def grid(bits: int, group: int, affine: bool, whole: bool = False, dtype: str = 
     return Grid(q, scale, zero.astype(np.uint8) if affine else None, bits_per_symbol=bits, group=group, shape=SHAPE)
 
 
+def codebook(size: int, dtype: str = "F32", order: int = 0) -> Codebook:
+    """The nearest of evenly spaced centroids, one of them zero where their number is odd."""
+    centroids = np.linspace(-3, 3, size, dtype=np.float32)
+    index = np.rint((np.clip(VALUES, -3, 3) + 3) / 6 * (size - 1)).astype(np.uint8)
+    return Codebook(Dense.of(centroids, dtype), index, order=order)
+
+
 EXAMPLES: dict[str, Callable[[], Code]] = {
     "dense F32": lambda: Dense.of(VALUES),
     "dense BF16": lambda: Dense.of(VALUES, "BF16"),
@@ -63,6 +70,10 @@ EXAMPLES: dict[str, Callable[[], Code]] = {
     "grid group": lambda: grid(3, 25, affine=False, dtype="F16"),
     "grid short group": lambda: grid(4, 32, affine=True),
     "grid one bit": lambda: grid(1, 50, affine=False),
+    "codebook": lambda: codebook(33),
+    "codebook other order": lambda: codebook(255, "F16", order=1),
+    "codebook without zero": lambda: codebook(16, "BF16"),
+    "sparse codebook": lambda: Sparse(n_of_m(2, 4), codebook(16, order=1)),
     "sparse dense": lambda: Sparse(keep_largest(0.2), Dense.of(VALUES, "BF16")),
     "sparse grid": lambda: Sparse(n_of_m(2, 4), grid(4, 32, affine=True)),
     "sparse sparse": lambda: Sparse(n_of_m(2, 4), Sparse(keep_largest(0.3), Dense.of(VALUES))),

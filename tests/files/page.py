@@ -91,6 +91,15 @@ def values(tree, shape, streams, keep, base):
         out[keep] = next(streams)
         z, scale = (np.broadcast_to(a, (rows, a.shape[1]))[:, np.arange(columns) // group] for a in (z, scale))
         out = np.where(keep, (((out.reshape(z.shape) + z) % 2**bits - z).astype("f4") * scale).reshape(-1), 0)
+    elif kind == 3:
+        (dtype, k, order), gaps = settings, np.uint64(0)
+        for _ in range(SIZES[dtype]):
+            gaps = gaps << np.uint64(8) | next(streams)
+        bits = floats(np.cumsum(gaps), SIZES[dtype])
+        z = int((bits >> np.uint64(8 * SIZES[dtype] - 1)).sum())
+        turned = np.arange(keep.size).reshape(shape).flatten("CF"[order])
+        turned = turned[keep[turned]]
+        out[turned] = reals(bits, dtype)[(next(streams).astype(int) + z) % 2 ** (k - 1).bit_length()]
     else:
         own = np.unpackbits(next(streams).astype(np.uint8), bitorder="little")[: keep.size].astype(bool)
         out = np.where(own, values(inside[0], shape, streams, keep & own, base), 0)
@@ -119,4 +128,10 @@ def undone(bits, base, dtype, way):
     half = steps + np.uint64(1) >> np.uint64(1)
     place = np.where(base < top, base ^ top, base ^ mask) if dtype in MANTISSA else base
     place = np.where(steps % np.uint64(2), place - half, place + half) & mask
-    return np.where(place < top, place ^ mask, place ^ top) if dtype in MANTISSA else place
+    return floats(place, SIZES[dtype]) if dtype in MANTISSA else place
+
+
+def floats(place, size):
+    """Bits of floats of `size` bytes from their places in order."""
+    top = np.uint64(1 << 8 * size - 1)
+    return np.where(place < top, place ^ (top + (top - np.uint64(1))), place ^ top)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from hypothesis import strategies as st
 
-from rarefy.codes import Dense, Grid, Sparse
+from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.base import matrix
 from rarefy.codes.dtypes import DTYPES
 
@@ -52,10 +52,21 @@ def grid(draw: Callable, shape: tuple[int, ...] | None = None) -> Grid:
 
 
 @st.composite
+def codebook(draw: Callable, shape: tuple[int, ...] | None = None) -> Codebook:
+    """Any number of centroids, zero among them or not, in either order."""
+    shape = draw(shapes) if shape is None else shape
+    random, size = rng(draw), draw(st.integers(1, 256))
+    values = random.normal(size=size) + draw(st.sampled_from([-9, 0, 9]))
+    centroids = Dense.of(np.sort(values * (values > -1)).astype(np.float32), draw(st.sampled_from(["F32", "BF16"])))
+    index = random.integers(0, size, shape, dtype=np.uint8)
+    return Codebook(centroids, np.asarray(index), order=draw(st.integers(0, 1)))
+
+
+@st.composite
 def codes(draw: Callable) -> Code:
-    """A grid or dense tensor under up to two supports."""
+    """A dense tensor, grid or codebook under up to two supports."""
     shape = draw(shapes)
-    code: Code = draw(st.one_of(dense(shape), grid(shape)))
+    code: Code = draw(st.one_of(dense(shape), grid(shape), codebook(shape)))
     for _ in range(draw(st.integers(0, 2))):
         keep = rng(draw).random(shape) < draw(st.floats(0, 1))
         code = code.masked(keep) if draw(st.booleans()) else Sparse(np.asarray(keep), code)

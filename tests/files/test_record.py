@@ -11,7 +11,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarefy.codes import Dense, Grid, Node, Sparse, kinds
+from rarefy.codes import Codebook, Dense, Grid, Node, Sparse, kinds
 from rarefy.codes.dtypes import DTYPES
 from rarefy.entropy import Stream, coders
 from rarefy.errors import FormatError, UsageError
@@ -35,6 +35,10 @@ def same(a: object, b: object) -> None:
         np.testing.assert_array_equal(a.q, b.q)
         np.testing.assert_array_equal(a.zero_points(), b.zero_points())
         same(a.scale, b.scale)
+    elif isinstance(a, Codebook):
+        assert a.order == b.order
+        np.testing.assert_array_equal(a.index, b.index)
+        same(a.centroids, b.centroids)
     else:
         np.testing.assert_array_equal(a.keep, b.keep)
         with np.errstate(invalid="ignore"):

@@ -1,8 +1,9 @@
-"""How one tensor is stored: dense, grid, sparse."""
+"""How one tensor is stored: dense, grid, codebook, sparse."""
 
 from rarefy.codes.base import Array, Code, Node, Source, kinds
+from rarefy.codes.codebook import Codebook
 from rarefy.codes.dense import Dense
 from rarefy.codes.grid import Grid
 from rarefy.codes.sparse import Sparse
 
-__all__ = ["Array", "Code", "Dense", "Grid", "Node", "Source", "Sparse", "kinds"]
+__all__ = ["Array", "Code", "Codebook", "Dense", "Grid", "Node", "Source", "Sparse", "kinds"]

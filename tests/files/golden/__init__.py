@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rarefy.codes import Dense, Grid, Sparse
+from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.difference import ORDER, RUN, XOR, Difference
 from rarefy.codes.dtypes import DTYPES, dtype_of
 from rarefy.entropy import coder
@@ -66,6 +66,14 @@ def bits(name: str, shape: tuple[int, ...], seed: int = 6) -> Dense:
     return dense(octets.view(dtype.raw).reshape(shape), dtype)
 
 
+def codebook(shape: tuple[int, ...], steps: int, dtype: str, order: int) -> Codebook:
+    """Multiples of `steps` among `real` numbers."""
+    near = numbers(int(np.prod(shape)), 9) // steps
+    centroids = np.arange(near.min(), near.max() + 1).astype(np.float32) * np.float32(steps / 64)
+    index = (near - near.min()).astype(np.uint8).reshape(shape)
+    return Codebook(Dense.of(centroids, dtype), index, order=order)
+
+
 def halves() -> Dense:
     """The first half of few values, the second of many, noise at the end: tables that differ, and tiles without one."""
     noise = (np.arange(1500, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(45)) % np.uint64(256)
@@ -102,6 +110,9 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     "dense_bool": lambda: (bits("BOOL", (70,)), "BOOL"),
     "dense_f8_e4m3": lambda: (dense(np.arange(256, dtype=np.uint8), dtype_of("F8_E4M3")), "F8_E4M3"),
     "dense_f8_e5m2": lambda: (dense(np.arange(256, dtype=np.uint8), dtype_of("F8_E5M2")), "F8_E5M2"),
+    "codebook": lambda: (codebook((20, 31), 3, "F32", 0), "F32"),
+    "codebook_f16": lambda: (codebook((12, 5, 3, 3), 1, "F16", 1), "F32"),
+    "sparse_codebook": lambda: (Sparse(keep((12, 5, 3, 3)), codebook((12, 5, 3, 3), 2, "BF16", 1)), "F32"),
     "huffman_grid": lambda: (grid((24, 100), 4, 32, (24, 4), True, "BF16"), "BF16"),
     "huffman_constant": lambda: (Dense.of(np.zeros((50, 60), np.int8), "I8"), "I8"),
     "huffman_tiles": lambda: (Dense.of(real((30, 40)), "BF16"), "BF16"),
@@ -114,7 +125,7 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
 
 CODERS = {
     **dict.fromkeys(("huffman_grid", "huffman_constant", "huffman_tiles"), "huffman"),
-    **dict.fromkeys(("context_grid", "context_sparse", "context_vector", "context_tiles"), "context"),
+    **dict.fromkeys(("codebook_f16", "context_grid", "context_sparse", "context_vector", "context_tiles"), "context"),
     "rans_tiles": "rans_tiles",
 }
 """What a record is written with, rANS unless it is named."""
