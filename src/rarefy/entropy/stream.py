@@ -29,7 +29,7 @@ TILE_BYTES = 65536
 TILE_SYMBOLS = 1 << 20
 """Most symbols in a tile, so that a stream of almost no entropy still decodes in bounded memory."""
 
-DEFAULT_CODERS: Final = ("raw", "rans")
+DEFAULT_CODERS: Final = ("raw", "rans", "parametric")
 """The coders that a stream is written with unless another is asked for."""
 
 

@@ -12,6 +12,31 @@ def rans_encode(
 def rans_decode(
     data: NDArray[np.uint8], freqs: NDArray[np.uint16], bits: int, lanes: int, out: NDArray[np.uint8], path: str = ""
 ) -> None: ...
+def rans_encode_given(
+    symbols: NDArray[np.uint8],
+    given: NDArray[np.uint8],
+    freqs: NDArray[np.uint16],
+    bits: int,
+    lanes: int,
+    path: str = "",
+) -> bytes: ...
+def rans_decode_given(
+    data: NDArray[np.uint8],
+    given: NDArray[np.uint8],
+    freqs: NDArray[np.uint16],
+    bits: int,
+    lanes: int,
+    out: NDArray[np.uint8],
+    path: str = "",
+) -> None: ...
+def escape(
+    symbols: NDArray[np.uint8],
+    given: NDArray[np.uint8],
+    lost: NDArray[np.uint8],
+    escape: int,
+    out: NDArray[np.uint8],
+) -> bytes: ...
+def histogram_given(symbols: NDArray[np.uint8], given: NDArray[np.uint8], counts: NDArray[np.int64]) -> None: ...
 def huffman_encode(symbols: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> bytes: ...
 def huffman_decode(data: NDArray[np.uint8], lengths: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...
 def context_encode(symbols: NDArray[np.uint8], depth: int, columns: int) -> bytes: ...

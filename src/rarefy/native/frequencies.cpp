@@ -22,6 +22,15 @@ void check_lanes(size_t lanes) {
     throw std::invalid_argument(std::to_string(lanes) + " lanes, not one of 1, 2, 4, 8, 16, 32");
 }
 
+std::vector<bool> tables_in_use(Tables tables, size_t n) {
+  bool given[256] = {};
+  for (size_t i = 0; i < n; ++i) given[tables.given[i]] = true;
+  for (size_t t = tables.count; t < 256; ++t)
+    if (given[t])
+      throw std::invalid_argument("scale index " + std::to_string(t) + " of " + std::to_string(tables.count));
+  return std::vector<bool>(given, given + std::min<size_t>(tables.count, 256));
+}
+
 namespace {
 
 // floor-ish 2^32 ln(1 + 1/f): the series 2 atanh(1/(2f+1)), each term truncated, so the same integer everywhere.
@@ -128,30 +137,69 @@ EncodeTable encode_table(Frequencies freqs, int bits) {
   return table;
 }
 
-DecodeTable decode_table(Frequencies freqs, int bits) {
-  DecodeTable t{bits, -1, {}, {}, {}};
-  const uint32_t whole = 1u << bits;
-  const bool wide = bits > kPackedBits;
-  if (wide) {
-    t.symbols.resize(whole + 3);
-    t.ranges.resize(256);
-  } else {
-    t.slots.resize(whole);
+EncodeTable encode_tables(Tables tables, size_t n, int bits) {
+  const std::vector<bool> used = tables_in_use(tables, n);
+  EncodeTable all(256 * tables.count, encode_entry(0, 0, bits));
+  for (size_t t = 0; t < used.size(); ++t) {
+    if (!used[t]) continue;
+    const Frequencies freqs{tables.freqs + 256 * t, 256};
+    check_frequencies(freqs, bits);
+    const EncodeTable one = encode_table(freqs, bits);
+    std::copy(one.begin(), one.end(), all.begin() + ptrdiff_t(256 * t));
   }
-  uint32_t start = 0;
+  return all;
+}
+
+static void fill_slots(Frequencies freqs, uint32_t* slots) {
   for (uint32_t s = 0; s < freqs.size; ++s) {
     const uint32_t freq = freqs.of[s];
-    if (freq == 0) continue;
-    if (freq == whole) t.only = int(s);
-    if (wide) {
-      std::fill_n(t.symbols.begin() + start, freq, uint8_t(s));
-      t.ranges[s] = (freq - 1) << 16 | start;
-    } else {
-      for (uint32_t b = 0; b < freq; ++b) t.slots[start + b] = (freq - 1) << 20 | b << 8 | s;
-    }
-    start += freq;
+    for (uint32_t b = 0; b < freq; ++b) *slots++ = (freq - 1) << 20 | b << 8 | s;
+  }
+}
+
+DecodeTable decode_table(Frequencies freqs, int bits) {
+  const uint32_t whole = 1u << bits;
+  const bool wide = bits > kPackedBits;
+  DecodeTable t{wide ? Layout::wide : Layout::packed, bits, -1, {}, {}, {}};
+  for (uint32_t s = 0; s < freqs.size; ++s)
+    if (freqs.of[s] == whole) t.only = int(s);
+  if (!wide) {
+    t.slots.resize(whole);
+    fill_slots(freqs, t.slots.data());
+    return t;
+  }
+  t.symbols.resize(whole + 3);
+  t.ranges.resize(256);
+  uint32_t start = 0;
+  for (uint32_t s = 0; s < freqs.size; start += freqs.of[s], ++s) {
+    if (freqs.of[s] == 0) continue;
+    std::fill_n(t.symbols.begin() + start, freqs.of[s], uint8_t(s));
+    t.ranges[s] = uint32_t(freqs.of[s] - 1) << 16 | start;
   }
   return t;
+}
+
+// Kept from tile to tile, which share their tables: filling them costs a quarter of the decoding.
+const DecodeTable& decode_tables(Tables tables, size_t n, int bits) {
+  if (bits > kPackedBits) throw std::invalid_argument("k is above 12");
+  const std::vector<bool> used = tables_in_use(tables, n);
+  static thread_local DecodeTable all{Layout::given, 0, -1, {}, {}, {}};
+  static thread_local std::vector<uint16_t> known;  // the frequencies in `all`, zeros where there are none
+  if (all.bits != bits || known.size() < 256 * tables.count) {
+    all.bits = bits;
+    all.slots.resize(tables.count << bits);
+    known.assign(256 * tables.count, 0);
+  }
+  for (size_t t = 0; t < used.size(); ++t) {
+    const Frequencies freqs{tables.freqs + 256 * t, 256};
+    uint16_t* before = known.data() + 256 * t;
+    if (!used[t]) continue;
+    check_frequencies(freqs, bits);
+    if (std::equal(before, before + 256, freqs.of)) continue;
+    fill_slots(freqs, all.slots.data() + (t << bits));
+    std::copy_n(freqs.of, 256, before);
+  }
+  return all;
 }
 
 }  // namespace rarefy

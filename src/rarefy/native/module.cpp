@@ -31,6 +31,8 @@ void require(bool holds, const char* why) {
   if (!holds) throw std::invalid_argument(why);
 }
 
+nb::bytes bytes_of(const std::vector<uint8_t>& data) { return nb::bytes(data.data(), data.size()); }
+
 void bind_histogram(Vector<const uint8_t> symbols, Vector<int64_t> out) {
   require(out.size() == 256, "out does not have 256 entries");
   nb::gil_scoped_release release;
@@ -64,7 +66,52 @@ void bind_decode(Vector<const uint8_t> data, Vector<const uint16_t> freqs, int b
          out.size());
 }
 
-nb::bytes bytes_of(const std::vector<uint8_t>& data) { return nb::bytes(data.data(), data.size()); }
+// Rows of 256 frequencies; symbol i uses row given[i].
+nb::bytes bind_encode_given(Vector<const uint8_t> symbols, Vector<const uint8_t> given, Matrix<const uint16_t> freqs,
+                            int bits, size_t lanes, const std::string& path) {
+  require(given.size() == symbols.size(), "symbols and given differ in length");
+  require(freqs.shape(1) == 256, "a row of freqs does not have 256 entries");
+  check_lanes(lanes);
+  const size_t bound = encode_bound(symbols.size(), lanes);
+  std::unique_ptr<uint8_t[]> scratch(new uint8_t[bound]);
+  Span stream;
+  {
+    nb::gil_scoped_release release;
+    stream = encode_given(symbols.data(), symbols.size(), Tables{freqs.data(), freqs.shape(0), given.data()}, bits, lanes,
+                    path_from(path), scratch.get(), bound);
+  }
+  return nb::bytes(stream.data, stream.size);
+}
+
+void bind_decode_given(Vector<const uint8_t> data, Vector<const uint8_t> given, Matrix<const uint16_t> freqs, int bits,
+                       size_t lanes, Vector<uint8_t> out, const std::string& path) {
+  require(given.size() == out.size(), "out and given differ in length");
+  require(freqs.shape(1) == 256, "a row of freqs does not have 256 entries");
+  nb::gil_scoped_release release;
+  decode_given({data.data(), data.size()}, Tables{freqs.data(), freqs.shape(0), given.data()}, bits, lanes, path_from(path),
+         out.data(), out.size());
+}
+
+// The symbols that are lost under their table; `out` has `escape` in their place. lost: 0 or 1, a row of 256 a table.
+nb::bytes bind_escape(Vector<const uint8_t> symbols, Vector<const uint8_t> given, Matrix<const uint8_t> lost,
+                      uint8_t escape, Vector<uint8_t> out) {
+  require(given.size() == symbols.size() && out.size() == symbols.size(), "symbols, given and out differ in length");
+  require(lost.shape(1) == 256, "a row of lost does not have 256 entries");
+  std::vector<uint8_t> escaped;
+  {
+    nb::gil_scoped_release release;
+    escape_given({lost.data(), lost.shape(0)}, symbols.data(), given.data(), symbols.size(), escape, out.data(), escaped);
+  }
+  return bytes_of(escaped);
+}
+
+// counts: of each symbol under each value of `given`.
+void bind_histogram_given(Vector<const uint8_t> symbols, Vector<const uint8_t> given, Matrix<int64_t> counts) {
+  require(given.size() == symbols.size(), "symbols and given differ in length");
+  require(counts.shape(1) == 256, "a row of counts does not have 256 entries");
+  nb::gil_scoped_release release;
+  histogram_given(symbols.data(), given.data(), symbols.size(), counts.data(), counts.shape(0));
+}
 
 nb::bytes bind_huffman_encode(Vector<const uint8_t> symbols, Vector<const uint8_t> lengths) {
   std::vector<uint8_t> data;
@@ -202,6 +249,11 @@ NB_MODULE(_kernels, m) {
   m.def("quantize_counts", bind_quantize, "counts"_a, "bits"_a, "out"_a);
   m.def("rans_encode", bind_encode, "symbols"_a, "freqs"_a, "bits"_a, "lanes"_a, "path"_a = "");
   m.def("rans_decode", bind_decode, "data"_a, "freqs"_a, "bits"_a, "lanes"_a, "out"_a, "path"_a = "");
+  m.def("rans_encode_given", bind_encode_given, "symbols"_a, "given"_a, "freqs"_a, "bits"_a, "lanes"_a, "path"_a = "");
+  m.def("rans_decode_given", bind_decode_given, "data"_a, "given"_a, "freqs"_a, "bits"_a, "lanes"_a, "out"_a,
+        "path"_a = "");
+  m.def("escape", bind_escape, "symbols"_a, "given"_a, "lost"_a, "escape"_a, "out"_a);
+  m.def("histogram_given", bind_histogram_given, "symbols"_a, "given"_a, "counts"_a);
   m.def("huffman_encode", bind_huffman_encode, "symbols"_a, "lengths"_a);
   m.def("huffman_decode", bind_huffman_decode, "data"_a, "lengths"_a, "out"_a);
   m.def("context_encode", bind_context_encode, "symbols"_a, "depth"_a, "columns"_a);

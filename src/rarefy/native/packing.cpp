@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 namespace rarefy {
 
@@ -17,6 +18,29 @@ void histogram(const uint8_t* symbols, size_t n, int64_t* counts) {
   }
   for (; i < n; ++i) ++part[0][symbols[i]];
   for (int s = 0; s < 256; ++s) counts[s] = part[0][s] + part[1][s] + part[2][s] + part[3][s];
+}
+
+static void check_given(const uint8_t* given, size_t n, size_t tables) {
+  uint8_t most = 0;
+  for (size_t i = 0; i < n; ++i) most = std::max(most, given[i]);
+  if (n && most >= tables)
+    throw std::invalid_argument("scale index " + std::to_string(most) + " of " + std::to_string(tables));
+}
+
+void histogram_given(const uint8_t* symbols, const uint8_t* given, size_t n, int64_t* counts, size_t rows) {
+  check_given(given, n, rows);
+  std::fill_n(counts, 256 * rows, 0);
+  for (size_t i = 0; i < n; ++i) ++counts[size_t(given[i]) << 8 | symbols[i]];
+}
+
+void escape_given(Lost lost, const uint8_t* symbols, const uint8_t* given, size_t n, uint8_t escape, uint8_t* out,
+                  std::vector<uint8_t>& escaped) {
+  check_given(given, n, lost.tables);
+  for (size_t i = 0; i < n; ++i) {
+    const bool is_lost = lost.of[size_t(given[i]) << 8 | symbols[i]];
+    out[i] = is_lost ? escape : symbols[i];
+    if (is_lost) escaped.push_back(symbols[i]);
+  }
 }
 
 namespace {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cpu.hpp"
 
@@ -9,6 +10,17 @@ namespace rarefy {
 
 // counts[256]
 void histogram(const uint8_t* symbols, size_t n, int64_t* counts);
+// counts: `rows` of 256, of the symbols under each value of `given`; throws where it is no row.
+void histogram_given(const uint8_t* symbols, const uint8_t* given, size_t n, int64_t* counts, size_t rows);
+
+// Of each table, which of 256 symbols are lost.
+struct Lost {
+  const uint8_t* of;
+  size_t tables;
+};
+// Moves the symbols lost under the table that is given from `symbols` to `escaped`; throws where it is no table.
+void escape_given(Lost lost, const uint8_t* symbols, const uint8_t* given, size_t n, uint8_t escape, uint8_t* out,
+                  std::vector<uint8_t>& escaped);
 
 // out[r, c] = (q[r, c] - zero[r, c / group]) * scale[r, c / group]; the last group of a row may be short.
 struct Groups {

@@ -26,6 +26,14 @@ struct Frequencies {
 void check_frequencies(Frequencies freqs, int bits);
 void check_lanes(size_t lanes);
 
+// A table of 256 frequencies for each value of the side information; symbol i uses table given[i].
+struct Tables {
+  const uint16_t* freqs;
+  size_t count;
+  const uint8_t* given;
+};
+std::vector<bool> tables_in_use(Tables tables, size_t n);  // throws where given[i] is no table
+
 void quantize_counts(const int64_t* counts, size_t size, int bits, uint16_t* freqs);
 
 inline uint32_t load_word(const uint8_t* p) { return uint32_t(p[0]) | uint32_t(p[1]) << 8; }
@@ -45,17 +53,19 @@ struct EncodeEntry {
 };
 using EncodeTable = std::vector<EncodeEntry>;
 EncodeTable encode_table(Frequencies freqs, int bits);
+EncodeTable encode_tables(Tables tables, size_t n, int bits);  // one after the other, those in use
 
 // Full steps, last one first. Words grow downwards from `words`; `bad` is raised by a symbol without a frequency.
 struct EncodeRun {
   uint32_t* states;
   const uint8_t* symbols;
+  const uint8_t* given;  // nullptr: one table
   size_t steps;
   uint8_t* words;
   bool bad;
 };
 using EncodeKernel = void (*)(EncodeRun&, const EncodeTable&);
-EncodeKernel encode_kernel_x86(size_t lanes, Path path);  // nullptr: none
+EncodeKernel encode_kernel_x86(size_t lanes, bool given, Path path);  // nullptr: none
 
 inline uint32_t encode_symbol(uint32_t x, const EncodeEntry& e, uint8_t*& words) {
   const uint32_t full = x > e.limit;  // a coin toss: kept out of the branch predictor
@@ -73,33 +83,42 @@ struct Span {
 // Returns the stream, which lies at the end of `scratch`.
 Span encode(const uint8_t* symbols, size_t n, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* scratch,
             size_t scratch_size);
+Span encode_given(const uint8_t* symbols, size_t n, Tables tables, int bits, size_t lanes, Path path, uint8_t* scratch,
+            size_t scratch_size);
 inline size_t encode_bound(size_t n, size_t lanes) { return 4 * lanes + 2 * n + 2; }
 
 // ---- decoding ------------------------------------------------------------------------------------------------
 
+// How a decoder finds the symbol of a slot: one look-up, two, or one in the table that is given.
+enum class Layout { packed, wide, given };
+
 struct DecodeTable {
+  Layout layout;
   int bits;
   int only;  // the symbol of a one-symbol table, else -1
-  // k <= 12: for each slot, frequency - 1 (12 bits) | bias (12) | symbol (8).
+  // k <= 12: for each slot, frequency - 1 (12 bits) | bias (12) | symbol (8); table after table.
   std::vector<uint32_t> slots;
   // k > 12: the symbol of each slot (padded, since gathers read four bytes), then frequency - 1 (16) | start (16).
   std::vector<uint8_t> symbols;
   std::vector<uint32_t> ranges;
 };
 DecodeTable decode_table(Frequencies freqs, int bits);
+const DecodeTable& decode_tables(Tables tables, size_t n, int bits);  // k <= 12; until the thread's next call
 
 // Whole steps while words <= limit; a step reads at most kMaxStep bytes from `words`.
 struct DecodeRun {
   uint32_t* states;
   const uint8_t* words;
   const uint8_t* limit;
+  const uint8_t* given;  // nullptr: one table
   uint8_t* out;
   size_t steps;
 };
 using DecodeKernel = void (*)(DecodeRun&, const DecodeTable&);
-DecodeKernel decode_kernel_x86(size_t lanes, bool wide, Path path);  // nullptr: none
+DecodeKernel decode_kernel_x86(size_t lanes, Layout layout, Path path);  // nullptr: none
 
 // Throws std::invalid_argument when `data` is not exactly one stream of n symbols.
 void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n);
+void decode_given(Span data, Tables tables, int bits, size_t lanes, Path path, uint8_t* out, size_t n);
 
 }  // namespace rarefy

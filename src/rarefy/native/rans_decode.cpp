@@ -9,7 +9,7 @@ namespace rarefy {
 namespace {
 
 // The table's pointers by value: byte stores may alias anything, and would have them read again for each symbol.
-template <bool WIDE>
+template <Layout LAYOUT>
 struct Lookup {
   int bits;
   const uint32_t* slots;
@@ -19,49 +19,50 @@ struct Lookup {
   explicit Lookup(const DecodeTable& t)
       : bits(t.bits), slots(t.slots.data()), symbols(t.symbols.data()), ranges(t.ranges.data()) {}
 
-  uint32_t next(uint32_t x, uint8_t& symbol) const {
+  uint32_t next(uint32_t x, uint8_t given, uint8_t& symbol) const {
     const uint32_t slot = x & ((1u << bits) - 1), q = x >> bits;
-    if constexpr (WIDE) {
+    if constexpr (LAYOUT == Layout::wide) {
       symbol = symbols[slot];
       const uint32_t range = ranges[symbol];
       return (range >> 16) * q + q + slot - (range & 0xffff);
     } else {
-      const uint32_t e = slots[slot];
+      const uint32_t e = slots[LAYOUT == Layout::given ? slot | uint32_t(given) << bits : slot];
       symbol = uint8_t(e);
       return (e >> 20) * q + q + (e >> 8 & 0xfff);
     }
   }
 };
 
-template <size_t LANES, bool WIDE>
+template <size_t LANES, Layout LAYOUT>
 void decode_scalar(DecodeRun& run, const DecodeTable& table) {
-  const Lookup<WIDE> lookup(table);
+  const Lookup<LAYOUT> lookup(table);
+  constexpr bool kGiven = LAYOUT == Layout::given;
   uint32_t x[LANES];
   for (size_t j = 0; j < LANES; ++j) x[j] = run.states[j];
-  const uint8_t* words = run.words;
+  const uint8_t *words = run.words, *given = run.given;
   uint8_t* out = run.out;
   size_t steps = run.steps;
-  for (; steps && words <= run.limit; --steps, out += LANES)
+  for (; steps && words <= run.limit; --steps, out += LANES, given += kGiven ? LANES : 0)
     for (size_t j = 0; j < LANES; ++j) {
-      const uint32_t y = lookup.next(x[j], out[j]);
+      const uint32_t y = lookup.next(x[j], kGiven ? given[j] : 0, out[j]);
       // Shifts by 0 or 16 rather than a choice: whether a lane runs low is a coin toss that no predictor learns.
       const uint32_t low = y < kLower;
       x[j] = y << (16 * low) | (load_word(words) & (0u - low));
       words += 2 * low;
     }
   for (size_t j = 0; j < LANES; ++j) run.states[j] = x[j];
-  run = {run.states, words, run.limit, out, steps};
+  run = {run.states, words, run.limit, given, out, steps};
 }
 
-template <bool WIDE>
+template <Layout LAYOUT>
 DecodeKernel scalar_kernel(size_t lanes) {
   switch (lanes) {
-    case 1: return decode_scalar<1, WIDE>;
-    case 2: return decode_scalar<2, WIDE>;
-    case 4: return decode_scalar<4, WIDE>;
-    case 8: return decode_scalar<8, WIDE>;
-    case 16: return decode_scalar<16, WIDE>;
-    default: return decode_scalar<32, WIDE>;
+    case 1: return decode_scalar<1, LAYOUT>;
+    case 2: return decode_scalar<2, LAYOUT>;
+    case 4: return decode_scalar<4, LAYOUT>;
+    case 8: return decode_scalar<8, LAYOUT>;
+    case 16: return decode_scalar<16, LAYOUT>;
+    default: return decode_scalar<32, LAYOUT>;
   }
 }
 
@@ -76,11 +77,26 @@ void load_states(Span data, size_t lanes, uint32_t* states) {
   }
 }
 
+DecodeKernel scalar_kernel(size_t lanes, Layout layout) {
+  switch (layout) {
+    case Layout::packed: return scalar_kernel<Layout::packed>(lanes);
+    case Layout::wide: return scalar_kernel<Layout::wide>(lanes);
+    default: return scalar_kernel<Layout::given>(lanes);
+  }
+}
+
+uint32_t look_up(const DecodeTable& table, uint32_t x, const uint8_t* given, uint8_t& symbol) {
+  switch (table.layout) {
+    case Layout::packed: return Lookup<Layout::packed>(table).next(x, 0, symbol);
+    case Layout::wide: return Lookup<Layout::wide>(table).next(x, 0, symbol);
+    default: return Lookup<Layout::given>(table).next(x, *given, symbol);
+  }
+}
+
 // The symbols of the last, partial step; here every word is looked for before it is read.
 void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, size_t count) {
   for (size_t j = 0; j < count; ++j) {
-    uint32_t x = table.bits > kPackedBits ? Lookup<true>(table).next(run.states[j], run.out[j])
-                                          : Lookup<false>(table).next(run.states[j], run.out[j]);
+    uint32_t x = look_up(table, run.states[j], run.given ? run.given + j : nullptr, run.out[j]);
     if (x < kLower) {
       if (end - run.words < 2) refuse("is truncated");
       x = x << 16 | load_word(run.words);
@@ -90,20 +106,15 @@ void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, s
   }
 }
 
-}  // namespace
-
-void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n) {
-  check_lanes(lanes);
-  check_frequencies(freqs, bits);
+void decode_with(Span data, const DecodeTable& table, const uint8_t* given, size_t lanes, Path path, uint8_t* out,
+            size_t n) {
   uint32_t states[kMaxLanes];
   load_states(data, lanes, states);
-  const DecodeTable table = decode_table(freqs, bits);
-  const bool wide = bits > kPackedBits;
-  DecodeKernel kernel = decode_kernel_x86(lanes, wide, path);
-  if (!kernel) kernel = wide ? scalar_kernel<true>(lanes) : scalar_kernel<false>(lanes);
+  DecodeKernel kernel = decode_kernel_x86(lanes, table.layout, path);
+  if (!kernel) kernel = scalar_kernel(lanes, table.layout);
 
   const uint8_t* end = data.data + data.size;
-  DecodeRun run{states, data.data + 4 * lanes, nullptr, out, n / lanes};
+  DecodeRun run{states, data.data + 4 * lanes, nullptr, given, out, n / lanes};
   if (table.only >= 0) {
     std::fill_n(out, n, uint8_t(table.only));
     run.steps = n = 0;
@@ -126,6 +137,19 @@ void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uin
   if (run.words != end) refuse("has bytes left over");
   for (size_t j = 0; j < lanes; ++j)
     if (states[j] != kLower) refuse("is damaged: a lane does not end in its initial state");
+}
+
+}  // namespace
+
+void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n) {
+  check_lanes(lanes);
+  check_frequencies(freqs, bits);
+  decode_with(data, decode_table(freqs, bits), nullptr, lanes, path, out, n);
+}
+
+void decode_given(Span data, Tables tables, int bits, size_t lanes, Path path, uint8_t* out, size_t n) {
+  check_lanes(lanes);
+  decode_with(data, decode_tables(tables, n, bits), tables.given, lanes, path, out, n);
 }
 
 }  // namespace rarefy

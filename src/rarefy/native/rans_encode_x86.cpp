@@ -9,7 +9,7 @@ namespace rarefy {
 #if RAREFY_X86
 namespace {
 
-template <int V>
+template <int V, bool GIVEN>
 RAREFY_AVX512 void encode_avx512(EncodeRun& run, const EncodeTable& table) {
   const __m512i low32 = _mm512_set1_epi64(0xffffffff), low14 = _mm512_set1_epi64(0x3fff);
   const long long* entries = reinterpret_cast<const long long*>(table.data());
@@ -21,6 +21,10 @@ RAREFY_AVX512 void encode_avx512(EncodeRun& run, const EncodeTable& table) {
     const uint8_t* symbols = run.symbols + step * 8 * V;
     for (int v = V; v-- > 0;) {
       __m512i s = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(symbols + 8 * v)));
+      if constexpr (GIVEN) {
+        const uint8_t* given = run.given + step * 8 * V + 8 * v;
+        s = _mm512_or_si512(s, _mm512_slli_epi64(_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)given)), 8));
+      }
       s = _mm512_slli_epi64(s, 1);
       const __m512i divide = _mm512_i64gather_epi64(s, entries, 8);      // reciprocal | addend << 32
       const __m512i place = _mm512_i64gather_epi64(s, entries + 1, 8);  // limit | packed << 32
@@ -46,16 +50,16 @@ RAREFY_AVX512 void encode_avx512(EncodeRun& run, const EncodeTable& table) {
 
 }  // namespace
 
-EncodeKernel encode_kernel_x86(size_t lanes, Path path) {
+EncodeKernel encode_kernel_x86(size_t lanes, bool given, Path path) {
   if (path != Path::avx512) return nullptr;
   switch (lanes) {
-    case 8: return encode_avx512<1>;
-    case 16: return encode_avx512<2>;
-    case 32: return encode_avx512<4>;
+    case 8: return given ? encode_avx512<1, true> : encode_avx512<1, false>;
+    case 16: return given ? encode_avx512<2, true> : encode_avx512<2, false>;
+    case 32: return given ? encode_avx512<4, true> : encode_avx512<4, false>;
     default: return nullptr;
   }
 }
 #else
-EncodeKernel encode_kernel_x86(size_t, Path) { return nullptr; }
+EncodeKernel encode_kernel_x86(size_t, bool, Path) { return nullptr; }
 #endif
 }  // namespace rarefy
