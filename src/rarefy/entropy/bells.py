@@ -54,7 +54,8 @@ def below(scale: int, areas: NDArray[np.int64]) -> NDArray[np.int64]:
     x = (2 * np.arange(128, dtype=np.int64) + 1) * EIGHTHS[eighths] >> octaves + 2  # in h / 2^12
     i = np.minimum(x >> 12, 255)
     part = np.minimum(x - (i << 12), 1 << 12)
-    return areas[i] + ((areas[i + 1] - areas[i]) * part >> 12)
+    area: NDArray[np.int64] = areas[i] + ((areas[i + 1] - areas[i]) * part >> 12)
+    return area
 
 
 @functools.cache
@@ -94,6 +95,6 @@ def code_lengths() -> NDArray[np.float64]:
 
 def escaping(freqs: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """Which symbols of a table (.., 256) have no frequency of their own."""
-    lost = freqs == 0
+    lost: NDArray[np.bool_] = freqs == 0
     lost[..., ESCAPE] = True
     return lost

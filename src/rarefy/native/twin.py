@@ -20,26 +20,40 @@ def _starts(freqs: NDArray[np.uint16]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(freqs, dtype=np.int64)[:-1]])
 
 
-def rans_encode(symbols: NDArray[np.uint8], freqs: NDArray[np.uint16], k: int, lanes: int) -> bytes:
-    """All lanes at once, the last step first; Duda 2013, section 3 (the range variant)."""
-    f, start = freqs.astype(np.int64), _starts(freqs)
+def rans_encode(
+    symbols: NDArray[np.uint8], freqs: NDArray[np.uint16], k: int, lanes: int, given: NDArray[np.uint8] | None = None
+) -> bytes:
+    """All lanes at once, the last step first; Duda 2013, section 3 (the range variant).
+
+    freqs: of each symbol; with `given`, a row for each of its values.
+    """
+    every = np.atleast_2d(freqs)
+    told = np.zeros(symbols.shape, np.uint8) if given is None else given
+    starts = np.stack([_starts(row) for row in every])
+    f, start = every[told, symbols].astype(np.int64), starts[told, symbols]
     x = np.full(lanes, L, np.int64)
     words = []
     for i in reversed(range(0, symbols.size, lanes)):
-        s = symbols[i : i + lanes]
-        y = x[: s.size]
-        full = y >= f[s] << (32 - k)
+        of = slice(i, min(i + lanes, symbols.size))
+        y = x[: of.stop - i]
+        full = y >= f[of] << (32 - k)
         words.append(y[full] & 0xFFFF)
         y[full] >>= 16
-        y[:] = (y // f[s] << k) + start[s] + y % f[s]
+        y[:] = (y // f[of] << k) + start[of] + y % f[of]
     stream = np.concatenate([*reversed(words), np.empty(0, np.int64)])
     return x.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
 
-def rans_decode(data: bytes, n: int, freqs: NDArray[np.uint16], k: int, lanes: int) -> NDArray[np.uint8]:
+def rans_decode(
+    data: bytes, n: int, freqs: NDArray[np.uint16], k: int, lanes: int, given: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """The inverse; ValueError when `data` is not exactly one stream of n symbols."""
-    f, start = freqs.astype(np.int64), _starts(freqs)
-    symbol_of = np.repeat(np.arange(f.size), f)
+    every = np.atleast_2d(freqs).astype(np.int64)
+    told = np.zeros(n, np.uint8) if given is None else given
+    starts = np.stack([_starts(row) for row in np.atleast_2d(freqs)])
+    owner = np.zeros((len(every), 1 << k), np.int64)
+    for row in np.unique(told):
+        owner[row] = np.repeat(np.arange(every.shape[1]), every[row])
     if len(data) < 4 * lanes or len(data) % 2:
         raise ValueError("no whole stream")
     x = np.frombuffer(data, "<u4", lanes).astype(np.int64)
@@ -50,10 +64,11 @@ def rans_decode(data: bytes, n: int, freqs: NDArray[np.uint16], k: int, lanes: i
     used = 0
     for i in range(0, n, lanes):
         y = x[: n - i]
+        g = told[i : i + lanes]
         slot = y & ((1 << k) - 1)
-        s = symbol_of[slot]
+        s = owner[g, slot]
         out[i : i + lanes] = s
-        y[:] = f[s] * (y >> k) + slot - start[s]
+        y[:] = every[g, s] * (y >> k) + slot - starts[g, s]
         low = np.flatnonzero(y < L)
         if used + low.size > words.size:
             raise ValueError("truncated")
