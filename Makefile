@@ -47,6 +47,7 @@ docs: $(VENV)/dev
 # make bench PEER=PEER/bin/python adds llm-compressor's rows to GPTQ's; without it only ours are measured
 bench: $(VENV)/bench demo
 	$(BIN)/python bench/codec.py
+	$(BIN)/python bench/squeezenet.py
 	$(BIN)/python bench/gptq.py $(if $(PEER),--peer-python $(PEER))
 	$(BIN)/python bench/opening.py demo/smollm2-rarefied
 	$(BIN)/python bench/kill.py --random 150 --systematic --full --layers 2 --json bench/results/kill.json

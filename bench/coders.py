@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from machine import machine, versions
 from rarefy.codes import Grid
 from rarefy.entropy import Coder, coder
 from rarefy.files.container import Reader
+from squeezenet import NET, layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,43 +96,19 @@ def gptq(path: Path) -> Streams:
 
 
 def squeezenet(folder: Path) -> Streams:
-    """What its author's file holds, then the same numbers as Rarefy would put them: codes counted from zero in the
-    order of their centroids, and positions as a bit for each weight."""
-    data = np.fromfile(folder / "compressed_SqueezeNet.net", np.uint8)
-    at = 4 * 26
-    for (out, columns), count in zip(layers(folder), data[:at].view("<u4").tolist(), strict=True):
-        sizes = (1024, 4 * out, count, -(-count // 2))
-        book, bias, codes, packed = np.split(data[at : at + sum(sizes)], np.cumsum(sizes)[:-1])
-        at += sum(sizes)
-        gaps = np.stack([packed & 15, packed >> 4], 1).reshape(-1)[:count]
+    """What its author's file holds, then the same numbers with codes counted from zero in the order of their centroids,
+    and positions as a bit for each weight."""
+    for layer in layers(folder):
+        codes, centroids = layer.codes, layer.codebook
         yield "codes", codes
-        yield "gaps", gaps
+        yield "gaps", layer.gaps
         for plane in range(4):
-            yield "codebook", book[plane::4]
-            yield "bias", bias[plane::4]
-        centroids = book.view("<f4")
+            yield "codebook", centroids.view(np.uint8)[plane::4]
+            yield "bias", layer.bias.view(np.uint8)[plane::4]
         rank = np.searchsorted(np.sort(centroids), centroids)
         from_zero = ((rank - np.count_nonzero(centroids < 0)) & 255).astype(np.uint8)
-        support = np.zeros(out * columns, np.uint8)
-        support[np.cumsum(gaps.astype(np.int64) + 1) - 1] = centroids[codes] != 0
         yield "codes from zero", from_zero[codes][centroids[codes] != 0]
-        yield "support", support.reshape(out, columns)
-    if at != data.size:
-        raise SystemExit("compressed_SqueezeNet.net is not as its author's")
-
-
-def layers(folder: Path) -> Iterator[tuple[int, int]]:
-    """(outputs, inputs x kernel) of each convolution of the prototxt."""
-    channels = {"data": 3}
-    for text in re.split(r"\nlayer \{", (folder / "SqueezeNet_deploy.prototxt").read_text())[1:]:
-        of = {key: re.findall(rf'\b{key}: *"?([\w/.]+)', text) for key in ("type", "bottom", "top")}
-        inputs = sum(channels[name] for name in of["bottom"])
-        top = of["top"][0]
-        channels[top] = inputs
-        if of["type"][0] == "Convolution":
-            out, kernel = (int(re.findall(rf"{key}: *(\d+)", text)[0]) for key in ("num_output", "kernel_size"))
-            channels[top] = out
-            yield out, inputs * kernel**2
+        yield "support", (layer.weight() != 0).astype(np.uint8).reshape(layer.shape[0], -1)
 
 
 def table(streams: Streams, repeats: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -170,7 +146,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/coders.json"))
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "versions": versions()}
-    if (options.squeezenet / "compressed_SqueezeNet.net").exists():
+    if (options.squeezenet / NET).exists():
         results["squeezenet"] = table(squeezenet(options.squeezenet), max(options.repeats, 3))
         results["squeezenet total"] = sums(results["squeezenet"], "codes from zero", "support", "codebook", "bias")
         show("SqueezeNet, published with 675,763 bytes", results["squeezenet"])

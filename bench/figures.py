@@ -99,6 +99,48 @@ def opening(result: dict[str, Any]) -> str:
     )
 
 
+def squeezenet(result: dict[str, Any]) -> str:
+    """Deep Compression's own file, smaller."""
+    coders = {"default": "default (rANS)", "context": "context", "archive": "archive (the smallest for each stream)"}
+    rows = []
+    for name, r in result.items():
+        layout, _, coder = name.partition(" ")
+        if coder in coders:
+            size = f"{r['bytes']:,}"
+            rows.append(
+                [
+                    layout,
+                    coders[coder],
+                    size,
+                    f"-{100 * r['less']:.1f} %",
+                    f"{r['write_s']:.1f} s",
+                    f"{r['read_s']:.1f} s",
+                ]
+            )
+    return (
+        "## SqueezeNet as Deep Compression published it\n\n`python bench/squeezenet.py`: the same "
+        f"{result['weights']:,} weights, {result['nonzero']:,} of them not zero, and biases, in every bit as the "
+        f"author's file of {result['published_bytes']:,} bytes has them (codebooks of 256, 4-bit gaps between positions). "
+        "Whole files; each weight is an index into its layer's codebook.\n\n"
+        + table(["layout", "coder", "bytes", "less", "written in", "read in"], rows)
+        + f"\n{on(result)}\n"
+    )
+
+
+def fuzz(result: dict[str, Any]) -> str:
+    """What fuzzing found."""
+    what = {"kernels": "C++ kernels, libFuzzer with AddressSanitizer and UBSan", "readers": "Python readers, Atheris"}
+    rows = [
+        [text, f"{r['seconds'] / 60:.0f}", f"{r['executions']:,}", r["edges"], r["features"], r["corpus"], r["crashes"]]
+        for text, r in ((text, result[name]) for name, text in what.items())
+    ]
+    head = ["what", "minutes", "executions", "edges", "features", "corpus", "crashes"]
+    return (
+        "## Fuzzing\n\n`python bench/fuzz/run.py kernels` and `readers`, coverage-guided, in slices; the tests replay "
+        "a small corpus of the same coverage.\n\n" + table(head, rows) + f"\n{on(result)}\n"
+    )
+
+
 def demo(found: dict[str, Any]) -> str:
     """The demo's table and text, for the README."""
     weights, gguf = found["weights"], megabytes(found["gguf"]["without_tokenizer"])
@@ -124,7 +166,13 @@ def demo(found: dict[str, Any]) -> str:
     )
 
 
-RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {"codec": codec, "gptq": gptq, "opening": opening}
+RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "codec": codec,
+    "squeezenet": squeezenet,
+    "gptq": gptq,
+    "opening": opening,
+    "fuzz": fuzz,
+}
 
 
 def pages() -> dict[Path, str]:
