@@ -52,6 +52,22 @@ def test_estimate_is_close(name: str, kind: str) -> None:
 
 
 @every_coder
+@every_stream
+def test_round_trip_with_side_information(name: str, kind: str) -> None:
+    which, symbols = coder(name), SYMBOLS[kind]
+    given = np.random.default_rng(1).integers(0, 44, symbols.shape, np.uint8)
+    model = which.fit(symbols, given)
+    assert which.tile_symbols(model, symbols, given) >= 1
+    flat = given.reshape(-1)
+    data = which.encode(symbols.reshape(-1), model, flat)
+    out = np.full(symbols.size, 99, np.uint8)
+    which.decode(memoryview(data), model, out, flat)
+    np.testing.assert_array_equal(out, symbols.reshape(-1))
+    if symbols.size:
+        assert abs(which.estimate(symbols, given) / 8 - len(model) - len(data)) <= 8 + 0.005 * len(data)
+
+
+@every_coder
 def test_tiles_decode_alone(name: str) -> None:
     which, symbols = coder(name), SYMBOLS["bell"]
     model = which.fit(symbols)

@@ -44,6 +44,121 @@ def test_every_path_writes_and_reads_the_bytes_of_the_twin(seed, n, alphabet, sk
         assert np.array_equal(decode(data, n, freqs, k, lanes, path), symbols)
 
 
+def decode_given(data: bytes, index: np.ndarray, freqs: np.ndarray, k: int, lanes: int, path: str) -> np.ndarray:
+    out = np.empty(index.size, np.uint8)
+    _kernels.rans_decode_given(np.frombuffer(data, np.uint8), index, freqs, k, lanes, out, path)
+    return out
+
+
+def told(seed: int, n: int, tables: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Symbols, the table of each, and the tables, of which some are malformed where no symbol uses them."""
+    rng = np.random.default_rng(seed)
+    index = rng.choice(tables, n, p=rng.dirichlet(np.full(tables, 0.3))).astype(np.uint8)
+    symbols = np.empty(n, np.uint8)
+    freqs = np.full((tables, 256), 7, np.uint16)
+    for table in np.unique(index):
+        symbols[index == table] = source(seed + int(table), int((index == table).sum()), 40, 0.3)
+        freqs[table] = rans.quantize_counts(rans.histogram(symbols[index == table]), k)
+    return symbols, index, freqs
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(0, 5000),
+    tables=st.sampled_from([1, 2, 44, 256]),
+    k=st.integers(8, 12),
+    lanes=st.sampled_from(rans.LANES),
+)
+def test_every_path_takes_the_table_that_is_given(seed, n, tables, k, lanes):
+    symbols, index, freqs = told(seed, n, tables, k)
+    data = twin.rans_encode(symbols, freqs, k, lanes, index)
+    assert np.array_equal(twin.rans_decode(data, n, freqs, k, lanes, index), symbols)
+    for path in PATHS:
+        assert _kernels.rans_encode_given(symbols, index, freqs, k, lanes, path) == data
+        assert np.array_equal(decode_given(data, index, freqs, k, lanes, path), symbols)
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 16, 32])
+def test_hostile_streams_under_given_tables_are_refused_alike(lanes):
+    rng = np.random.default_rng(lanes)
+    symbols, index, freqs = told(lanes, 333, 5, 10)
+    good = _kernels.rans_encode_given(symbols, index, freqs, 10, lanes)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        data = data[: rng.integers(len(data) + 1)] if rng.random() < 0.3 else data
+        accepted = []
+        for path in PATHS:
+            try:
+                accepted.append(decode_given(bytes(data), index, freqs, 10, lanes, path).tobytes())
+            except ValueError:
+                accepted.append(None)
+        assert len(set(accepted)) == 1
+        if accepted[0] is not None:
+            again = np.frombuffer(accepted[0], np.uint8)
+            assert _kernels.rans_encode_given(again, index, freqs, 10, lanes) == data
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("lanes", rans.LANES)
+def test_any_words_decode_within_bounds_under_given_tables(lanes, path):
+    rng = np.random.default_rng(1)
+    index = rng.integers(0, 9, 4096).astype(np.uint8)
+    freqs = np.stack([rans.quantize_counts(rng.integers(1, 100, 256), 12) for _ in range(9)])
+    for size in [*range(0, 300, 7), 2000]:
+        data = rng.integers(0, 256, 4 * lanes + size, np.uint8)
+        data[2 : 4 * lanes : 4] |= 1
+        with pytest.raises(ValueError, match="rANS stream"):
+            decode_given(data.tobytes(), index, freqs, 12, lanes, path)
+
+
+def test_tables_that_are_not_there_are_refused():
+    good = np.tile(rans.quantize_counts(np.array([3, 5]), 8), (2, 1))
+    freqs = np.zeros((3, 256), np.uint16)
+    freqs[:2, :2] = good
+    symbols, zeros, out = np.zeros(40, np.uint8), np.zeros(40, np.uint8), np.empty(40, np.uint8)
+    data = _kernels.rans_encode_given(symbols, zeros, freqs, 8, 1)
+    for index, why in ((2, "sum to 0"), (3, "scale index 3 of 3"), (255, "scale index 255 of 3")):
+        lie = zeros.copy()
+        lie[17] = index
+        with pytest.raises(ValueError, match=why):
+            _kernels.rans_encode_given(symbols, lie, freqs, 8, 1)
+        with pytest.raises(ValueError, match=why):
+            decode_given(data, lie, freqs, 8, 1, "")
+    with pytest.raises(ValueError, match="frequency zero"):
+        _kernels.rans_encode_given(symbols + np.uint8(2), zeros, freqs, 8, 1)
+    with pytest.raises(ValueError, match="differ in length"):
+        _kernels.rans_encode_given(symbols, zeros[1:], freqs, 8, 1)
+    with pytest.raises(ValueError, match="differ in length"):
+        _kernels.rans_decode_given(np.frombuffer(data, np.uint8), zeros[1:], freqs, 8, 1, out)
+    with pytest.raises(ValueError, match="above 12"):
+        decode_given(data, zeros, freqs, 13, 1, "")
+    with pytest.raises(ValueError, match="256 entries"):
+        _kernels.rans_encode_given(symbols, zeros, np.ascontiguousarray(freqs[:, :255]), 8, 1)
+
+
+def test_counts_and_escapes_by_table():
+    rng = np.random.default_rng(0)
+    symbols, index = rng.integers(0, 256, 5000, np.uint8), rng.integers(0, 6, 5000, np.uint8)
+    counts = np.empty((6, 256), np.int64)
+    _kernels.histogram_given(symbols, index, counts)
+    expected = np.zeros((6, 256), np.int64)
+    np.add.at(expected, (index, symbols), 1)
+    assert np.array_equal(counts, expected)
+    lost = (rng.random((6, 256)) < 0.1).astype(np.uint8)
+    kept = np.empty_like(symbols)
+    escaped = _kernels.escape(symbols, index, lost, 128, kept)
+    gone = lost[index, symbols] == 1
+    assert escaped == symbols[gone].tobytes()
+    assert np.array_equal(kept, np.where(gone, 128, symbols))
+    with pytest.raises(ValueError, match="scale index 5 of 5"):
+        _kernels.histogram_given(symbols, index, counts[:5])
+    with pytest.raises(ValueError, match="scale index 5 of 5"):
+        _kernels.escape(symbols, index, lost[:5], 128, kept)
+
+
 @pytest.mark.parametrize("k", [8, 12, 13, 14])
 @pytest.mark.parametrize("path", PATHS)
 def test_division_is_exact_for_every_frequency(k, path):

@@ -114,7 +114,7 @@ def _entropy_bits(symbols: NDArray[np.uint8]) -> float:
     """Of the symbols as independent draws."""
     counts = np.bincount(symbols.reshape(-1), minlength=256)
     used = counts[counts > 0]
-    return float(used @ (np.log2(symbols.size) - np.log2(used)))
+    return float(used @ (np.log2(max(symbols.size, 1)) - np.log2(used)))
 
 
 CODER = Context()
