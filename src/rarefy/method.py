@@ -7,6 +7,7 @@ one line of help. Most methods are a `PerTensor` and write only `encode`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rarefy.errors import RarefyError, UsageError
-from rarefy.evidence import Evidence, Site, Statistic, Visited, relative_error, walk
+from rarefy.evidence import (
+    Curvature,
+    Evidence,
+    SecondMoment,
+    Site,
+    Statistic,
+    Surveyed,
+    Visited,
+    kept,
+    relative_error,
+    survey,
+    walk,
+)
 from rarefy.model import Model, Step
 from rarefy.settings import split_outside_brackets
 
@@ -58,9 +71,11 @@ class Method(ABC):
 class PerTensor(Method):
     """A method that codes one matrix at a time.
 
-    Without `include` it takes the weights of linear layers and convolutions; with it, the sites that fit one of the
-    patterns, embeddings too.
+    Without `include` it takes the weights of linear layers and convolutions, and of embeddings where it knows what
+    they cost (`takes_embeddings`); with it, the sites that fit one of the patterns, embeddings too.
     """
+
+    takes_embeddings: ClassVar[bool] = False
 
     include: tuple[str, ...] = dataclasses.field(
         default=(), kw_only=True, metadata={"help": "only tensors whose name fits one of these patterns"}
@@ -73,6 +88,14 @@ class PerTensor(Method):
     def encode(self, site: Site) -> Code:
         """The site's new code. Zeros of an earlier pruning are put back by the caller when this moved them."""
 
+    def forecast(self, site: Site) -> dict[str, Any]:
+        """What `settled` wants to know of a site with its curvature, as JSON values, before anything is coded."""
+        return {}
+
+    def settled(self, forecasts: Mapping[str, Any], spent: Mapping[str, float]) -> PerTensor:
+        """The method as it goes on: forecasts of all its sites by name, and the bits of those that it has coded."""
+        return self
+
     def declines(self, site: Site) -> str:
         """Why this method leaves a site as it is, or "" when it takes it."""
         if site.matches(self.exclude):
@@ -80,34 +103,53 @@ class PerTensor(Method):
         if self.include:
             if not site.matches(self.include):
                 return "not included"
-        elif site.kind == "embedding":
+        elif site.kind == "embedding" and not self.takes_embeddings:
             return "an embedding; name it with include to code it"
         missing = next((site.obstacles[need] for need in self.needs if need in site.obstacles), "")
         return missing or ("it is empty" if 0 in site.shape else "")
 
     def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
-        return apply_jointly([self], model, evidence)
+        return apply_jointly([self], model, evidence, seed=seed)
 
 
-def apply_jointly(methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk") -> Model:
-    """Adjacent PerTensor methods in one walk: inside a segment, each site goes through all of them in order."""
+def apply_jointly(
+    methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk", *, seed: int = 0
+) -> Model:
+    """Adjacent PerTensor methods in one walk: inside a segment, each site goes through all of them in order.
+
+    Where one asks for curvature, a survey of the network as it is goes before.
+    """
     needs = frozenset[Statistic]().union(*(method.needs for method in methods))
+    known: Surveyed | None = None
+    forecasts: list[dict[str, Any]] = [{} for _ in methods]
+    if Curvature() in needs:
+        needs = needs - {Curvature()} | {SecondMoment()}
+        looked = survey(model, evidence, functools.partial(_look, methods), f"{name}-survey", seed=seed)
+        known = Surveyed(looked, "curvature")
+        forecasts = [merged(visited.notes["forecasts"][i] for visited in looked) for i in range(len(methods))]
 
-    def visit(sites: list[Site]) -> Visited:
+    def visit(sites: list[Site], before: Sequence[Visited]) -> Visited:
         codes: dict[str, Code] = {}
         damage: list[dict[str, float]] = [{} for _ in methods]
         untouched: list[dict[str, str]] = [{} for _ in methods]
-        for site in sites:
-            for i, method in enumerate(methods):
+        spent: list[dict[str, float]] = [{} for _ in methods]
+        settled = [
+            method.settled(forecasts[i], merged(visited.notes["spent"][i] for visited in before))
+            for i, method in enumerate(methods)
+        ]
+        for site in sites if known is None else map(known.joined, sites):
+            for i, method in enumerate(settled):
                 reason = method.declines(site)
                 if reason:
                     untouched[i][site.name] = reason
                     continue
                 new = encode(method, site)
                 damage[i][site.name] = damage_of(site, new)
+                if forecasts[i]:
+                    spent[i][site.name] = new.bits()
                 codes[site.name] = new
                 site = dataclasses.replace(site, code=new)
-        return Visited(codes, {"damage": damage, "untouched": untouched})
+        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})
 
     made = walk(model, evidence, needs, visit, name)
     codes = ChainMap[str, Any](*(visited.codes for visited in made))  # type: ignore[arg-type]
@@ -116,6 +158,13 @@ def apply_jointly(methods: Sequence[PerTensor], model: Model, evidence: Evidence
         untouched = merged(visited.notes["untouched"][i] for visited in made)
         model = model.with_codes(codes if i == 0 else {}, Step(method.name(), method.settings(), damage, untouched))
     return model
+
+
+def _look(methods: Sequence[PerTensor], sites: list[Site], before: Sequence[Visited]) -> Visited:
+    """What a survey leaves of a segment."""
+    codes, notes = kept(sites)
+    forecasts = [{s.name: f for s in sites if not m.declines(s) and (f := m.forecast(s))} for m in methods]
+    return Visited(codes, {"curvature": notes, "forecasts": forecasts})
 
 
 def encode(method: PerTensor, site: Site) -> Code:

@@ -54,7 +54,7 @@ class Recipe(Method):
         for i, stage in enumerate(self.stages()):
             tensors = [method for method in stage if isinstance(method, PerTensor)]
             if tensors:
-                model = apply_jointly(tensors, model, evidence, f"walk{i}")
+                model = apply_jointly(tensors, model, evidence, f"walk{i}", seed=seed)
             else:
                 model = stage[0].apply(model, evidence, seed=seed)
         return model

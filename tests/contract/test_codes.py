@@ -13,6 +13,7 @@ import rarefy.codes
 from rarefy.codes import Code, Codebook, Dense, Grid, Sparse, kinds
 from rarefy.codes.base import matrix, names
 from rarefy.codes.difference import Difference
+from rarefy.codes.separable import Separable, exponents, powers
 from rarefy.files import record
 
 if TYPE_CHECKING:
@@ -78,6 +79,17 @@ EXAMPLES: dict[str, Callable[[], Code]] = {
     "sparse grid": lambda: Sparse(n_of_m(2, 4), grid(4, 32, affine=True)),
     "sparse sparse": lambda: Sparse(n_of_m(2, 4), Sparse(keep_largest(0.3), Dense.of(VALUES))),
 }
+
+
+def separable(step: float) -> Separable:
+    """Round to nearest under steps that fall from row to row and rise from column to column."""
+    rows = exponents(np.linspace(2, 0.5, SHAPE[0]))
+    columns = exponents(step * np.linspace(1, 3, SHAPE[1]))
+    q = np.rint(VALUES / (powers(rows)[:, None] * powers(columns))).astype(np.int32)
+    return Separable(q, rows, columns, np.float32([0.875, 1.9375, 3]), shape=SHAPE)
+
+
+EXAMPLES |= {"separable": lambda: separable(0.3), "separable far": lambda: separable(0.004)}
 every_code = pytest.mark.parametrize("make", EXAMPLES.values(), ids=EXAMPLES.keys())
 every_mask = pytest.mark.parametrize(
     "keep", [keep_largest(0.5), keep_largest(0.1), n_of_m(2, 4), np.zeros(SHAPE, bool), np.ones(SHAPE, bool)],
@@ -125,7 +137,8 @@ def test_with_free_of_free_changes_nothing(make: Callable[[], Code]) -> None:
 @every_code
 def test_with_free_keeps_what_is_not_free(make: Callable[[], Code]) -> None:
     code = make()
-    moved = code.with_free({name: value * np.float32(2) for name, value in code.free().items()})
+    name = sorted(code.free())[-1]  # a value is a product of what is free
+    moved = code.with_free(code.free() | {name: code.free()[name] * np.float32(2)})
     np.testing.assert_array_equal(moved.decode(), 2 * code.decode())
     assert moved.node() == code.node()
 

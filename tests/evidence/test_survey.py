@@ -21,7 +21,7 @@ SEED = 3
 def surveyed(model: Model, evidence: Evidence, **more) -> dict:
     seen: dict = {}
 
-    def visit(sites):
+    def visit(sites, made):
         seen.update({site.name: site for site in sites})
         return Visited({}, {"sites": [site.name for site in sites]})
 

@@ -25,7 +25,7 @@ NEEDS = frozenset({SecondMoment()})
 
 
 def visit_nothing(seen: dict):
-    def visit(sites):
+    def visit(sites, made):
         seen.update({site.name: site for site in sites})
         return Visited({})
 
@@ -76,7 +76,7 @@ def test_statistics_are_of_inputs_from_coded_segments(name: str) -> None:
     methods = [RTN(bits=3, group=0)]
     seen: dict = {}
 
-    def visit(sites):
+    def visit(sites, made):
         seen.update({site.name: site for site in sites})
         return Visited({site.name: methods[0].encode(site) for site in sites if not methods[0].declines(site)})
 
@@ -126,7 +126,7 @@ def test_codes_of_a_file_are_read_when_their_segment_comes() -> None:
     lazy = dataclasses.replace(model, codes=codes)
     order: list[tuple[str, set[str]]] = []
 
-    def visit(sites):
+    def visit(sites, made):
         order.append((sites[0].segment if sites else "", set(read)))
         return Visited({})
 

@@ -5,6 +5,7 @@ from rarefy.evidence.evidence import Evidence, Forgetful, Journal
 from rarefy.evidence.sites import Site, Visited, relative_error
 from rarefy.evidence.statistics import Moment, SecondMoment, Statistic
 from rarefy.evidence.survey import survey
+from rarefy.evidence.surveyed import Surveyed, kept
 from rarefy.evidence.walk import walk
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "SecondMoment",
     "Site",
     "Statistic",
+    "Surveyed",
     "Visited",
+    "kept",
     "relative_error",
     "survey",
     "walk",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ class Visited:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-Visit = Callable[["list[Site]"], Visited]
-"""What is done in a segment: its sites with their statistics -> new codes and notes."""
+Visit = Callable[["list[Site]", "Sequence[Visited]"], Visited]
+"""What is done in a segment: its sites with their statistics, what the segments before made -> new codes and notes."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class _Survey(Passes):
                 self._backwards(i, advance)
             done += len(self.batches)
             if i < left:
-                made.append(self._visit(i))
+                made.append(self._visit(i, made))
         for i in range(len(self.segments)):
             self._discard(i)
         return made
@@ -187,12 +187,12 @@ class _Survey(Passes):
                 out.backward(gradient)
         return torch.empty(0) if value is None or value.grad is None else value.grad
 
-    def _visit(self, i: int) -> Visited:
+    def _visit(self, i: int, made: list[Visited]) -> Visited:
         """Hand over segment i's sites, note down what was made of them."""
         uses = {place.parameter: self._used(place) for place in self.places[i]}
         moments = {place.parameter: self._moment(place, uses[place.parameter]) for place in self.places[i]}
         gathered: Gathered = {Curvature(): uses, SecondMoment(): moments}
-        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes))
+        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes), made)
         visited = self.evidence.journal.save(self._step(i), visited)
         if not self._owes(i):
             self._discard(i)

@@ -31,17 +31,22 @@ def walk(model: Model, evidence: Evidence, needs: frozenset[Statistic], visit: V
         raise ValueError(f"a walk gathers no {min(need.NAME for need in needs - {SecondMoment()})}")
     segments = Segments(model.skeleton)
     if not needs:
-        return [_at_rest(model, segments, i, evidence, visit, name) for i in range(len(segments))]
+        made: list[Visited] = []
+        for i in range(len(segments)):
+            made.append(_at_rest(model, segments, i, evidence, visit, made, name))
+        return made
     return _Walk(model, segments, evidence, visit, name).run()
 
 
-def _at_rest(model: Model, segments: Segments, i: int, evidence: Evidence, visit: Visit, name: str) -> Visited:
+def _at_rest(
+    model: Model, segments: Segments, i: int, evidence: Evidence, visit: Visit, before: list[Visited], name: str
+) -> Visited:
     """One segment of a walk that needs no data."""
     step = f"{name}-{i:04d}"
     with evidence.progress.task(f"coding {segments.names[i]}", len(segments), i) as advance:
         made = evidence.journal.load(step)
         if made is None:
-            made = evidence.journal.save(step, visit(sites(model, segments, i, {}, model.codes)))
+            made = evidence.journal.save(step, visit(sites(model, segments, i, {}, model.codes), before))
         advance(1)
     return made
 
@@ -57,7 +62,7 @@ class _Walk(Passes):
             with self.evidence.progress.task(
                 f"coding {self.segments.names[i]}", passes * len(self.segments), passes * i
             ) as advance:
-                made.append(self._segment(i, advance))
+                made.append(self._segment(i, made, advance))
         return made
 
     def _resume(self) -> list[Visited]:
@@ -86,11 +91,11 @@ class _Walk(Passes):
                 if i > 0:
                     self._spool(i - 1).discard()
 
-    def _segment(self, i: int, advance: Callable[[int], None]) -> Visited:
+    def _segment(self, i: int, made: list[Visited], advance: Callable[[int], None]) -> Visited:
         """Gather, visit, run what was coded, note it down."""
         gathered: Gathered = {SecondMoment(): self._gather(i, advance)}
         heap.release()
-        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes))
+        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes), made)
         del gathered
         heap.release()
         codes = ChainMap(visited.codes, self.codes)  # type: ignore[arg-type]

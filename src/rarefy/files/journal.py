@@ -130,7 +130,7 @@ class WorkFolder:
         with replace_file(path) as file:
             sha, at = hashlib.sha256(), 0
             for name in sorted(codes):
-                data = record.encode(codes[name], self.dtypes[name], threads=self.threads)
+                data = record.encode(codes[name], self.dtypes.get(name, "F32"), threads=self.threads)
                 places[name] = at, len(data)
                 at += _write(file, sha, data)
             shapes = {name: tuple(codes[name].shape) for name in places}

@@ -9,6 +9,8 @@ import numpy as np
 from rarefy.errors import RarefyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -57,3 +59,22 @@ def damped(s: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
     diagonal[~fired] = mean
     diagonal += damping * mean
     return s
+
+
+def combined(
+    terms: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """One (rows, S) near a sum of several: sum_u rows_u[r] e_r^T S_u e_r ~ rows[r] e_r^T S e_r, rows of mean 1.
+
+    S = sum_u mean(rows_u) S_u; a row's factor is the terms' own against their means, each with the share tr(S^-1 S_u)
+    that the term has in log det S, which is what bits depend on.
+    """
+    means = [float(rows.mean()) for rows, _ in terms]
+    if not any(means):
+        raise RarefyError("a matrix does not move the output", remedy="leave it as it is with --exclude")
+    parts = [mean * s.astype(np.float64) for mean, (_, s) in zip(means, terms, strict=True)]
+    total: NDArray[np.float64] = np.sum(parts, axis=0)
+    inverse = np.linalg.inv(damped(total, 1e-6)) if len(terms) > 1 else total
+    shares = [float(np.vdot(inverse, part)) for part in parts]
+    relative = [rows / (mean or 1.0) for mean, (rows, _) in zip(means, terms, strict=True)]
+    return np.average(relative, axis=0, weights=shares).astype(np.float32), total

@@ -1,0 +1,173 @@
+"""Separable: integers on a grid whose step is a scale of the row times a scale of the column.
+
+A weight is sign(q) * points[|q|] * row[r] * column[i], where points[k] = k but for the first three, which may lie
+nearer to zero, as the centroids of a bell's bins do. How widely the integers of a row and a column spread is in the
+file before them (`entropy.spread`), so that each is coded under a bell of its own, without a table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from rarefy.codes.base import Array, Code, Node, Shape, Source, expect, matrix, names
+from rarefy.codes.base import read as read_code
+from rarefy.codes.dense import Dense
+from rarefy.codes.dtypes import dtype_of
+from rarefy.entropy import Stream, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+OCTAVE = 32
+"""Exponents to a factor of two: rounding a scale to one moves it by at most 1.1 %."""
+
+POINTS = 3
+"""Reconstruction points that are stored: of |q| = 1, 2, 3."""
+
+ESCAPE = -128
+"""The symbol of an integer beyond 127 either way; the integer itself stands in a stream of its own."""
+
+I16, BF16 = dtype_of("I16").number, dtype_of("BF16").number
+
+_ROWS = 1024
+"""Rows restored at a time, so that their steps stay in cache."""
+
+_BITS = [2.0]
+for _ in range(5):
+    _BITS.append(float(np.sqrt(_BITS[-1])))
+# 2^(k / 32) from square roots, which every machine rounds alike.
+ROOTS = np.array([np.prod([_BITS[5 - b] for b in range(5) if k >> b & 1]) for k in range(OCTAVE)]).astype(np.float32)
+
+
+def exponents(scale: NDArray[Any]) -> NDArray[np.int16]:
+    """The nearest exponents e of scales 2^(e / 32); a scale below float32's normal numbers, zero too, is the least."""
+    normal = np.maximum(np.asarray(scale, np.float64), np.finfo(np.float32).tiny)
+    return np.asarray(np.rint(OCTAVE * np.log2(normal)), np.int16)
+
+
+def powers(exponent: NDArray[np.int16]) -> NDArray[np.float32]:
+    """2^(exponent / 32), float32."""
+    values: NDArray[np.float32] = np.ldexp(ROOTS[exponent % OCTAVE], exponent // OCTAVE)
+    return values
+
+
+class Separable(Code):
+    """Integers on a grid of separable step.
+
+    q: int32, the parameter's matrix view (out, in).
+    rows, columns: int16 exponents of the scales, (out,) and (in,); `powers` gives the scales.
+    points: float32 (3,), what |q| = 1, 2, 3 stand for; stored as BF16.
+    """
+
+    KIND: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        q: NDArray[np.int32],
+        rows: NDArray[np.int16],
+        columns: NDArray[np.int16],
+        points: NDArray[np.float32] | None = None,
+        *,
+        shape: Shape,
+    ) -> None:
+        self.q, self.rows, self.columns, self.shape = q, rows, columns, shape
+        points = np.arange(1, POINTS + 1, dtype=np.float32) if points is None else points
+        self.points = Dense.of(points, "BF16")
+
+    def rebuild(self, free: Mapping[str, Array]) -> Array:
+        levels, points = np.where(np.abs(self.q) > POINTS, self.q, 0).astype(np.float32), free["points"]
+        if not isinstance(points, np.ndarray):
+            levels = points.new_tensor(levels)
+        for k in range(POINTS):
+            signs = ((self.q == k + 1).astype(np.float32) - (self.q == -k - 1)).astype(np.float32)
+            levels = levels + (signs if isinstance(points, np.ndarray) else points.new_tensor(signs)) * points[k]
+        step = free["rows"][:, None] * free["columns"][None, :]
+        return (levels * step).reshape(self.shape)
+
+    def decode(self) -> NDArray[np.float32]:
+        free = self.free()
+        values = self.q.astype(np.float32)
+        for k, point in enumerate(free["points"], 1):
+            if point != k:
+                values[self.q == k], values[self.q == -k] = point, -point
+        step = free["columns"][None, :]
+        for start in range(0, len(values), _ROWS):
+            values[start : start + _ROWS] *= free["rows"][start : start + _ROWS, None] * step
+        return values.reshape(self.shape)
+
+    def free(self) -> dict[str, Array]:
+        return {"rows": powers(self.rows), "columns": powers(self.columns), "points": self.points.decode()}
+
+    def with_free(self, new: Mapping[str, Array]) -> Separable:
+        rows, columns = exponents(new["rows"]), exponents(new["columns"])
+        return Separable(self.q, rows, columns, np.asarray(new["points"], np.float32), shape=self.shape)
+
+    def masked(self, keep: NDArray[np.bool_]) -> Separable:
+        q = np.where(keep.reshape(self.q.shape), self.q, 0)
+        return Separable(q, self.rows, self.columns, self.points.decode(), shape=self.shape)
+
+    def support(self) -> NDArray[np.bool_]:
+        support: NDArray[np.bool_] = (self.q != 0).reshape(self.shape)
+        return support
+
+    def settings(self) -> tuple[int, ...]:
+        return (int(np.count_nonzero(_far(self.q))),)
+
+    def children(self) -> tuple[Code, ...]:
+        return Dense.of(self.rows, "I16"), Dense.of(self.columns, "I16"), self.points
+
+    def streams(self, keep: NDArray[np.bool_] | None = None) -> Iterator[Stream]:
+        for child in self.children():
+            yield from child.streams()
+        kept = None if keep is None else keep.reshape(self.q.shape)
+        rows, columns = spread.fit(np.abs(self.q).astype(np.float32), kept)
+        yield Stream("row spread", rows.view(np.uint8))
+        yield Stream("column spread", columns.view(np.uint8))
+        far = _far(self.q)
+        symbols, given = np.where(far, ESCAPE, self.q).astype(np.int8).view(np.uint8), spread.given(rows, columns)
+        yield Stream("values", *((symbols, given) if kept is None else (symbols[kept], given[kept])))
+        yield Stream("far", self.q[far].astype("<i4").view(np.uint8))
+
+    def values(self) -> Stream:
+        """The stream of the integers, by far the largest."""
+        return next(stream for stream in self.streams() if stream.name == "values")
+
+    @staticmethod
+    def _far_count(node: Node) -> int:
+        expect(len(node.settings) == 1 and len(node.children) == 3, "a separable grid has one setting and three scales")
+        types = [child.settings for child in node.children if child.kind == Dense.KIND]
+        expect(types == [(I16,), (I16,), (BF16,)], "a separable grid's scales are of other types")
+        return node.settings[0]
+
+    @classmethod
+    def names(cls, node: Node) -> Iterator[str]:
+        cls._far_count(node)
+        for name, child in zip(("rows", "columns", "points"), node.children, strict=True):
+            yield from names(child, name)
+        yield from ("row spread", "column spread", "values", "far")
+
+    @classmethod
+    def read(cls, shape: Shape, node: Node, source: Source, keep: NDArray[np.bool_] | None = None) -> Separable:
+        far = cls._far_count(node)
+        sizes = *matrix(shape), POINTS
+        parts = [read_code((n,), child, source) for n, child in zip(sizes, node.children, strict=True)]
+        rows, columns = (part.raw() for part in parts[:2] if isinstance(part, Dense))
+        indices = spread.given(*(source.next(n).view(np.int8) for n in sizes[:2]))
+        q = np.zeros(sizes[:2], np.int32)
+        kept = ... if keep is None else keep.reshape(q.shape)
+        given = indices[kept].reshape(-1)
+        q[kept] = source.next(given.size, given).view(np.int8).reshape(q[kept].shape)
+        beyond = source.next(4 * far).view("<i4")
+        expect(int(np.count_nonzero(q == ESCAPE)) == far, "a separable grid has another number of far integers")
+        expect(bool(_far(beyond).all()), "a separable grid's far integer is near")
+        q[q == ESCAPE] = beyond
+        return cls(q, rows, columns, parts[2].decode(), shape=shape)
+
+
+def _far(q: NDArray[np.int32]) -> NDArray[np.bool_]:
+    far: NDArray[np.bool_] = (q > 127) | (q < -127)
+    return far

@@ -1,0 +1,62 @@
+"""How widely the integers of a matrix spread: a scale index for each row and each column, whose sum a symbol is given.
+
+Index j stands for a bell of scale 2^(j / 4 - 4) (`parametric`). The indices are those at which every row and column has
+the mean magnitude, each weight against what its bell predicts, which is maximum likelihood for a Laplace law.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.int8]
+
+SCALES = 44
+
+ROUNDS = 3
+"""Of rows given columns, columns given rows. The third moves hardly an index."""
+
+_RANGE = np.arange(-64.0, 2 * SCALES)
+
+
+def given(rows: Indices, columns: Indices) -> NDArray[np.uint8]:
+    """The scale index of each symbol, (out, in), from those of its row (out,) and its column (in,)."""
+    sums = np.add(rows[:, None], columns[None, :], dtype=np.int16)
+    return np.clip(sums, 0, SCALES - 1, out=sums).astype(np.uint8)
+
+
+def fit(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[Indices, Indices]:
+    """Indices of the rows and of the columns of |q|, float32 (out, in); with `keep`, of what stands in it."""
+    rows, columns = np.zeros(magnitude.shape[0]), np.zeros(magnitude.shape[1])
+    for _ in range(ROUNDS if magnitude.size else 0):
+        rows = _balanced(magnitude, keep, columns, rows.mean())
+        columns = _balanced(magnitude.T, None if keep is None else keep.T, rows, columns.mean())
+        rows, columns = rows + columns.mean(), columns - columns.mean()
+    return _rounded(rows), _rounded(columns)
+
+
+def _balanced(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None, others: Floats, level: float) -> Floats:
+    """The index of each row at which sum_i |q_i| / E|q_i| has as many terms as there are symbols."""
+    weights = (1 / _expected(others + level)).astype(np.float32)
+    terms = others.size if keep is None else np.maximum(keep @ np.ones(others.size, np.float32), 1)
+    observed = magnitude @ weights * np.float32(others.size) / terms
+    # The columns' indices as a histogram would do: they are few.
+    predicted = np.array([(weights * _expected(others + index)).sum() for index in _RANGE])
+    index: Floats = np.interp(observed, predicted, _RANGE)
+    return index
+
+
+def _expected(index: Floats) -> Floats:
+    """E|q| of a Laplace law of that scale, rounded to integers: sum over k > 0 of P(|x| > k - 1/2)."""
+    rate = np.sqrt(2) / np.exp2(np.clip(index, -8, 2 * SCALES) / 4 - 4)
+    mean: Floats = np.maximum(np.exp(-rate / 2) / -np.expm1(-rate), 1e-6)
+    return mean
+
+
+def _rounded(index: Floats) -> Indices:
+    return np.clip(np.rint(index), -128, 127).astype(np.int8)

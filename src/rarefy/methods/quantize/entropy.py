@@ -1,0 +1,111 @@
+"""Entropy-coded quantization: every weight of the network rounded at the same price in nats, and the integers coded."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from rarefy.codes.separable import Separable, exponents, powers
+from rarefy.evidence import Curvature
+from rarefy.maths.curves import Curve, root
+from rarefy.maths.linalg import combined, damped, inverse_factor
+from rarefy.maths.rounding import BLOCK, round_sequentially
+from rarefy.method import PerTensor, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from rarefy.evidence import Site, Statistic
+
+LEAST = 1e-3
+"""Of their mean, what every output row's Fisher information is taken to be at least: calibration is not all text."""
+
+SAMPLE = 1 / 16
+"""Of a matrix's rows, those that a forecast of its rate rounds, and at least 64: rows do not know each other."""
+
+SIDE_BITS = 12
+"""What the scale and the spread of a row or a column take, about."""
+
+FORECAST_BITS = (0.5, 1, 2, 3, 4, 5, 7)
+"""Where a forecast looks, in bits a weight by the rule of thumb for a Gaussian at high rate."""
+
+
+@dataclass(frozen=True)
+class Entropy(PerTensor):
+    """One step for the whole network, in nats; what a weight gets follows from the curvature of the output there.
+
+    With KL = 1/2 sum_r g_r e_r^T S e_r for a change e of a matrix, S^-1 = U^T U and error feedback as in GPTQ, a step
+    of c U_ii / sqrt(g_r) in row r and column i makes each weight cost c^2 / 24 nats (columns: WaterSIC, 2026; rows:
+    Fisher information of the outputs). Bits are whatever an entropy coder needs for the integers. The step that
+    spends `bits` is found beforehand from a sample of rows, and found again after each segment for what is left.
+    """
+
+    bits: float = setting(3.0, "bits a weight to spend on the tensors it takes, scales counted", low=0.1, high=12)
+    step: float = setting(0.0, "c, in place of bits: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
+    damping: float = setting(0.01, "added to the second moment's diagonal, as a share of its mean", low=0, high=10)
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Curvature()})
+    takes_embeddings: ClassVar[bool] = True
+
+    def encode(self, site: Site) -> Separable:
+        rows, u = self._metric(site)
+        return _rounded(site.weight(), site.keep(), rows, u, self.step, site.shape)
+
+    def _metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """g (out,), about 1, and U (in, in), which has the scale of both."""
+        g, s = combined([(use.rows, use.moment.s) for use in site.statistics[Curvature()]])
+        return np.maximum(g, np.float32(LEAST)), inverse_factor(damped(s, self.damping)).astype(np.float32)
+
+    def forecast(self, site: Site) -> dict[str, Any]:
+        """Bits of a site at several steps, from a sample of its rows."""
+        w, keep = site.weight(), site.keep()
+        g, u = self._metric(site)
+        rows = np.unique(np.linspace(0, len(w) - 1, max(64, int(SAMPLE * len(w)))).astype(np.intp))
+        w, g, keep = w[rows], g[rows], None if keep is None else keep[rows]
+        scaled = np.abs(w * np.sqrt(g)[:, None] / np.diagonal(u))
+        # A Gaussian in steps of its deviation has log2 sqrt(2 pi e) = 2.05 bits.
+        middle = np.log2(np.sqrt(np.mean(np.square(scaled), dtype=np.float64)) or 1.0) + 2.05
+        out, columns = site.weight().shape
+        steps = [float(np.exp2(middle - bits)) for bits in FORECAST_BITS]
+        values = [_rounded(w, keep, g, u, step, w.shape).values().bits() for step in steps]
+        side = SIDE_BITS * (out + columns)
+        return {"steps": steps, "bits": [side + out / len(w) * v for v in values], "weights": out * columns}
+
+    def settled(self, forecasts: Mapping[str, Any], spent: Mapping[str, float]) -> Entropy:
+        """With the step at which the sites that are left take what is left of the bits."""
+        if self.step:
+            return self
+        budget = self.bits * sum(forecast["weights"] for forecast in forecasts.values()) - sum(spent.values())
+        curves = [Curve(f["steps"], f["bits"]) for name, f in forecasts.items() if name not in spent]
+        if not curves:
+            return self
+        return dataclasses.replace(self, step=root(curves, budget))
+
+
+def _rounded(
+    w: NDArray[np.float32],
+    keep: NDArray[np.bool_] | None,
+    g: NDArray[np.float32],
+    u: NDArray[np.float32],
+    step: float,
+    shape: tuple[int, ...],
+) -> Separable:
+    rows, columns = exponents(1 / np.sqrt(g)), exponents(step * np.diagonal(u))
+    scales, steps = powers(rows), powers(columns)
+    q = np.empty((w.shape[1], w.shape[0]), np.int32)
+
+    def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
+        step = scales * steps[i]
+        np.rint(column / step, out=q[i], casting="unsafe")
+        if keep is not None:
+            q[i] *= keep[:, i]
+        rounded: NDArray[np.float32] = q[i] * step
+        return rounded
+
+    round_sequentially(w, u, round_column, block=BLOCK)
+    return Separable(np.ascontiguousarray(q.T), rows, columns, shape=shape)
