@@ -6,9 +6,15 @@ Fisher information of the output law (`laws.py`). Backpropagated to y_p, g_p, a 
     KL = 1/2 E[(sum_p g_p^T E x_p)^2]  ~  1/2 sum_r rows[r] (E S E^T)_rr,
     rows[r] = sum_p g_pr^2 / laws,  S = mean_p x_p x_p^T.
 
-Three approximations make it so small: positions are taken as uncorrelated (a language model has a law for each token,
-so a sum over positions per law is a mean per token; a classifier has one an example, so it stays a sum), gradients as
-independent of inputs, and the rows of y as uncorrelated.
+Three approximations make it so small: positions are taken as uncorrelated, gradients as independent of inputs, and the
+rows of y as uncorrelated. The first holds well where every token has a law. Where an example has one law for all its
+positions it does not (averaged maps give all of them one gradient), so there the sum is taken literally: with
+V_n = sum_p g_p x_p^T of example n,
+
+    rows[r] = mean_n |V_nr|^2 / tr S,  and S is replaced by  C = mean_n V_n^T V_n, scaled to tr C = tr S,
+
+exact for changes without preferred directions, and for any summed over rows. Only the rows are taken as uncorrelated
+and of one shape. `rows` serve with either S or C, whose traces agree.
 
 Of an embedding W the inputs are one-hot: row v is looked up rows[v] times a law, and what meets it there is
 G = mean_p g_p g_p^T, so KL ~ 1/2 sum_v rows[v] E_v G E_v^T.
@@ -26,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rarefy.evidence.statistics import Moment, MomentGatherer, Statistic, moment_obstacle
+from rarefy.evidence.statistics import Moment, MomentGatherer, Statistic, moment_obstacle, unfold
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +46,8 @@ UNREACHED = "no gradient of the output reaches it"
 UNSEEN = 0.01
 """Least share of its mean that every row of an embedding or head gets: other text has other words."""
 
+_TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Curvature(Statistic):
@@ -52,7 +60,8 @@ class Curvature(Statistic):
 class Kronecker:
     """Of one use of a matrix (out, in): nats ~ 1/2 sum_r rows[r] e_r^T S e_r for a change e of it.
 
-    kind: of the use. rows: float32 (out,), nats per law (token or example) and unit of S. moment: S (in, in).
+    kind: of the use. rows: float32 (out,), nats per law (token or example) and unit of S. moment: S (in, in), or C
+    where laws are of whole examples.
     """
 
     kind: Kind
@@ -87,11 +96,15 @@ class CurvatureGatherer:
     """Sums what a backward pass through a segment shows of its layers."""
 
     def __init__(self, module: nn.Module, paths: Sequence[str]) -> None:
-        """paths: of linear layers, convolutions and embeddings. Weights need no gradient."""
+        """paths: of linear layers, convolutions and embeddings. Weights need no gradient.
+
+        `examples` is to be set before each micro-batch: how many it has, where each has one law; else 0.
+        """
         self._layers = {path: module.get_submodule(path) for path in paths}
         self._obstacles = {path: curvature_obstacle(layer) for path, layer in self._layers.items()}
         self._rows: dict[str, torch.Tensor] = {}
         self._metrics: dict[str, torch.Tensor] = {}
+        self.examples = 0
         self._heads: set[str] = set()
         self._outputs: list[tuple[torch.Tensor, str, Any]] = []
         seen = [path for path, obstacle in self._obstacles.items() if not obstacle]
@@ -110,18 +123,33 @@ class CurvatureGatherer:
         if not y.requires_grad:
             y = y.requires_grad_().clone()  # a leaf may not be changed in place, and what comes next may do so
         inputs = args[0] if args else kwargs["input"]
-        see = functools.partial(self._look_up, inputs) if self._is_lookup(path) else self._square
-        self._outputs.append((y, path, y.register_hook(functools.partial(see, path))))  # type: ignore[no-untyped-call]
+        if self.examples and not self._is_lookup(path):
+            inputs = inputs.detach().clone()  # what comes next may change it in place
+        see = self._look_up if self._is_lookup(path) else self._multiply
+        self._outputs.append((y, path, y.register_hook(functools.partial(see, path, inputs))))  # type: ignore[no-untyped-call]
         return y
 
-    def _square(self, path: str, g: torch.Tensor) -> None:
+    def _multiply(self, path: str, x: torch.Tensor, g: torch.Tensor) -> None:
         from torch import nn
 
-        if isinstance(self._layers[path], nn.Conv2d):
-            g = g.movedim(1, -1)
-        self._add(path, g.reshape(-1, g.shape[-1]).float().square().sum(0, dtype=_double()))
+        layer = self._layers[path]
+        rows = (g.movedim(1, -1) if isinstance(layer, nn.Conv2d) else g).reshape(-1, g.shape[1 if g.dim() == 4 else -1])
+        if self.examples and len(g) == self.examples < len(rows):
+            self._sum_positions(path, unfold(layer, x).float(), rows.float())
+        else:
+            self._add(path, rows.float().square().sum(0, dtype=_double()))
 
-    def _look_up(self, ids: torch.Tensor, path: str, g: torch.Tensor) -> None:
+    def _sum_positions(self, path: str, x: torch.Tensor, g: torch.Tensor) -> None:
+        """Add V_n of every example: inputs (n positions, in), gradients (n positions, out)."""
+        import torch
+
+        positions = len(g) // self.examples
+        for x_n, g_n in zip(torch.split(x, positions), torch.split(g, positions), strict=True):
+            v = g_n.T @ x_n
+            self._metrics[path] = v.T @ v + self._metrics.get(path, 0)
+            self._add(path, v.square().sum(1, dtype=_double()))
+
+    def _look_up(self, path: str, ids: torch.Tensor, g: torch.Tensor) -> None:
         rows = g.reshape(-1, g.shape[-1]).float()
         self._metrics[path] = rows.T @ rows + self._metrics.get(path, 0)
         vocabulary = self._layers[path].get_parameter("weight").shape[0]
@@ -146,35 +174,39 @@ class CurvatureGatherer:
         self._moments.next_batch()
         self._outputs.clear()
 
-    def close(self, laws: int) -> dict[str, Kronecker | str]:
-        """Remove the hooks; of every path its curvature, or why it has none. laws: how many were probed."""
+    def close(self, laws: int) -> tuple[dict[str, Kronecker | str], dict[str, Moment | str]]:
+        """Remove the hooks; of every path its curvature and its inputs' second moment, or why it has none. laws: how
+        many were probed."""
         for handle in self._handles:
             handle.remove()
-        moments = self._moments.close()
-        return {path: self._kronecker(path, moments.get(path), laws) for path in self._layers}
+        moments: dict[str, Moment | str] = {path: moment_obstacle(layer) for path, layer in self._layers.items()}
+        moments |= self._moments.close()
+        return {path: self._kronecker(path, moments[path], laws) for path in self._layers}, moments
 
-    def _kronecker(self, path: str, moment: Moment | str | None, laws: int) -> Kronecker | str:
-        if self._obstacles[path]:
-            return self._obstacles[path]
-        if path not in self._rows:
-            return UNREACHED
+    def _kronecker(self, path: str, moment: Moment | str, laws: int) -> Kronecker | str:
+        if self._obstacles[path] or path not in self._rows:
+            return self._obstacles[path] or UNREACHED
+        rows = self._rows[path].cpu().numpy() / laws
+        metric = self._metrics[path].cpu().numpy() if path in self._metrics else None
+        if self._is_lookup(path):
+            assert metric is not None  # added with its rows
+            count = round(rows.sum() * laws)
+            # Good and Turing: words seen once weigh what those not seen at all do.
+            once = np.count_nonzero(np.rint(rows * laws) == 1)
+            return Kronecker("embedding", _smoothed(rows, max(UNSEEN, once / count)), Moment(metric / count, count))
         if isinstance(moment, str):
             return moment
-        rows = self._rows[path].cpu().numpy()
         kind: Kind = "convolution" if hasattr(self._layers[path], "kernel_size") else "linear"
-        if moment is None:
-            kind, count = "embedding", int(rows.sum())
-            moment = Moment((self._metrics[path] / count).cpu().numpy(), count)
-            # Good and Turing: words seen once weigh what those not seen at all do.
-            rows = _smoothed(rows, max(UNSEEN, np.count_nonzero(rows == 1) / count))
-        elif path in self._heads:
-            rows = _smoothed(rows, UNSEEN)
-        return Kronecker(kind, (rows / laws).astype(np.float32), moment)
+        if metric is not None:
+            trace = max(float(np.trace(moment.s)), _TINY)
+            scale = trace / max(float(np.trace(metric)), _TINY)
+            rows, moment = rows / trace, Moment((metric * scale).astype(np.float32), moment.count)
+        return Kronecker(kind, _smoothed(rows, UNSEEN if path in self._heads else 0.0), moment)
 
 
-def _smoothed(rows: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+def _smoothed(rows: NDArray[np.float64], share: float) -> NDArray[np.float32]:
     """That share of the whole spread over all rows."""
-    smoothed: NDArray[np.float64] = (1 - share) * rows + share * rows.mean()
+    smoothed: NDArray[np.float32] = ((1 - share) * rows + share * rows.mean()).astype(np.float32)
     return smoothed
 
 

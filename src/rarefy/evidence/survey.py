@@ -17,7 +17,7 @@ from rarefy.evidence.laws import output_law
 from rarefy.evidence.passes import Passes
 from rarefy.evidence.sites import Gathered, Visit, Visited, sites
 from rarefy.evidence.spool import Spool
-from rarefy.evidence.statistics import Moment, SecondMoment, moment_obstacle, pooled
+from rarefy.evidence.statistics import Moment, SecondMoment, pooled
 from rarefy.families import Law, Segments
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class _Survey(Passes):
     def _run_all(self) -> list[Visited]:
         self.laws = 0
         self.uses: dict[str, Kronecker | str] = {}
+        self.moments: dict[str, Moment | str] = {}
         self.places = self.segments.places()
         self.paths = self._paths()
         made = self._resume()
@@ -160,7 +161,9 @@ class _Survey(Passes):
                     into.append(gradient)
                 advance(1)
         finally:
-            self.uses |= gatherer.close(self.laws)
+            uses, moments = gatherer.close(self.laws)
+            self.uses |= uses
+            self.moments |= moments
         if i > 0:
             into.append(torch.tensor([self.laws]))
             into.seal()
@@ -173,6 +176,8 @@ class _Survey(Passes):
         value = self._value(i, j)
         if value is not None and value.is_floating_point():
             value.requires_grad_()
+        one_each = i == len(self.segments) - 1 or self.laws == sum(len(batch) for batch in self.batches)
+        gatherer.examples = len(self.batches[j]) if one_each else 0
         with torch.enable_grad():
             # A copy, since a leaf may not be changed in place.
             out = self._run(i, tensors, j, None if value is None else value.clone())
@@ -180,7 +185,9 @@ class _Survey(Passes):
                 gradient = self._gradients(i + 1).load(j, self.evidence.device)
             else:
                 out = self.law.read(out)
-                self.laws += out.numel() // out.shape[-1]
+                laws = out.numel() // out.shape[-1]
+                self.laws += laws
+                gatherer.examples *= laws == len(self.batches[j])
                 gradient, diagonal = self.law.probe(out, np.random.default_rng((self.seed, j)))
                 gatherer.end(out, diagonal)
             if out.requires_grad and len(gradient):
@@ -208,9 +215,8 @@ class _Survey(Passes):
 
     def _moment(self, place: Place, uses: tuple[Kronecker, ...] | str) -> Moment | str:
         """The second moment over the uses that multiply by the matrix."""
-        if isinstance(uses, str):
-            return uses
-        moments = [use.moment for use in uses if use.kind != "embedding"]
-        if not moments:
-            return moment_obstacle(self.segments.module.get_submodule(place.modules[0]))
+        found = [self.moments.pop(path) for path in place.modules]
+        moments = [moment for moment in found if isinstance(moment, Moment)]
+        if isinstance(uses, str) or not moments:
+            return uses if isinstance(uses, str) else str(found[0])
         return pooled(moments)
