@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rarefy.engines.generate import generate
+from rarefy.engines.generate import continuations, generate
 from rarefy.errors import UsageError
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -64,6 +64,36 @@ def test_stops_at_the_end_token(model: LlamaForCausalLM, tokenizer: PreTrainedTo
         model.generation_config.eos_token_id = 30
 
 
+def test_several_prompts_at_once(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    prompts = ["w1 w2 w3", "w5", "w7 w7", "w11 w4 w9 w2"]
+    found, allowed = continuations(model, tokenizer, prompts, 12)
+    assert allowed == 12
+    for prompt, (ids, ended) in zip(prompts, found, strict=True):
+        expected = greedy(model, tokenizer(prompt)["input_ids"], 12)
+        assert ended == (expected[-1] == 30)
+        assert ids == expected[: len(expected) - ended]
+
+
+def test_prompts_as_a_turn_of_a_chat(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "w9 {{ messages[0]['content'] }} w8"
+    try:
+        ((ids, _),), _ = continuations(model, tokenizer, ["w1"], 6)
+    finally:
+        tokenizer.chat_template = None
+    assert ids == [token for token in greedy(model, [9, 1, 8], 6) if token != 30]
+
+
+def test_no_further_than_it_reads(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    longest = model.config.max_position_embeddings
+    model.config.max_position_embeddings = 5
+    try:
+        assert continuations(model, tokenizer, ["w1 w2", "w1"], 12)[1] == 3
+        with pytest.raises(UsageError, match="up to 5 tokens"):
+            continuations(model, tokenizer, ["w1 w2 w3 w4 w5"], 12)
+    finally:
+        model.config.max_position_embeddings = longest
+
+
 def test_sampling_has_a_seed(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     state = torch.get_rng_state()
     first, again, other = (generate(model, tokenizer, "w1", 12, sample=True, seed=seed) for seed in (1, 1, 2))
@@ -78,5 +108,6 @@ def test_wrong_uses(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast)
         generate(model, tokenizer, "")
     encoder = BertModel(BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16))
     for module in (encoder, torch.nn.Linear(2, 2)):
-        with pytest.raises(UsageError, match="cannot generate text"):
-            generate(module, tokenizer, "w1")
+        for run in (generate, lambda *words: continuations(*words, 4)):
+            with pytest.raises(UsageError, match="cannot generate text"):
+                run(module, tokenizer, ["w1"])

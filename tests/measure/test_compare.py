@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from measure.networks import Bigram, Linear, blocks, examples
 import rarefy
 from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence.pairs import Pairs
-from rarefy.evidence.sources import Sentences
+from rarefy.evidence.sources import Sentences, topics
 from rarefy.measure.compare import compare
+from rarefy.measure.degeneration import degeneration, speak
 from rarefy.measure.proportions import wilson
+
+STORIES = Path(__file__).parents[3] / "shared/data/lm/stories260K"
 
 
 def noisy(**noise):
@@ -158,6 +162,51 @@ def test_what_is_wrong_is_one_line():
         compare({"a": Bigram(), "b": lambda ids: torch.full((*ids.shape, 11), math.nan)}, blocks())
     with pytest.raises(UsageError, match="shapes"):
         compare({"a": Linear(6, 4)}, examples(), original=Linear(6, 5))
+
+
+@pytest.fixture(scope="module")
+def stories():
+    """The story teller, a copy with a little noise in every matrix, and one with much."""
+    if not STORIES.exists():
+        pytest.skip("needs ../shared/data/lm/stories260K")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    networks = [AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32) for _ in range(3)]
+    torch.manual_seed(0)
+    for network, noise in zip(networks, (0.0, 0.05, 1.0), strict=True):
+        for weight in network.parameters():
+            weight.data += noise * weight.std() * torch.randn_like(weight)
+    return networks, AutoTokenizer.from_pretrained(STORIES)
+
+
+def test_a_real_language_model(stories):
+    (original, little, much), tokenizer = stories
+    tokens = topics().evaluation.tokens(tokenizer, length=64, limit=8)
+    found = compare({"little": little, "much": much}, tokens, original=original, margins={"kl": 0.0})
+    ids = torch.from_numpy(tokens.ids)
+    with torch.no_grad():
+        p, q, r = (net(ids).logits.double().log_softmax(-1) for net in (original, little, much))
+    pair = found.pairs[0]
+    kl = [(p.exp() * (p - other)).sum(-1).mean(1).numpy() for other in (q, r)]
+    assert pair.differences["kl"].value == pytest.approx((kl[0] - kl[1]).mean(), rel=1e-4)
+    assert pair.better("kl") == "little"
+    assert pair.no_worse[0].holds
+    unlike = (p.argmax(-1) != q.argmax(-1)).double().mean().item()
+    assert found.pairs[1].changed.value == pytest.approx(unlike, abs=2 / ids.numel())  # but for ties in float32
+
+
+def test_a_real_language_model_that_broke_is_noticed(stories):
+    (original, little, broken), tokenizer = stories
+    broken.load_state_dict(original.state_dict())
+    for layer in broken.model.layers:  # deaf to all but the last token, whose successor is then always the same
+        layer.self_attn.o_proj.weight.data.zero_()
+    before, fine, after = (speak(network, tokenizer, tokens=100) for network in (original, little, broken))
+    assert before.continuations[0].text.startswith("a little girl named Lily.")
+    assert before.loops == 0
+    assert degeneration("fine", fine, before) == []
+    assert after.loops >= 6
+    assert after.distinct(4) < 0.5 * before.distinct(4)
+    assert "broken falls into loops in" in degeneration("broken", after, before)[0]
 
 
 def test_it_is_public():

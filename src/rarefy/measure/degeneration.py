@@ -31,6 +31,7 @@ TOKENS = 128
 REPEATS = 3  # of the last phrase, at which a text counts as a loop
 _PHRASE = 2  # tokens, at least
 
+_MORE_LOOPS = 2  # texts than the original's; a single one comes and goes with the least change of the weights
 _RUNS_ON = 0.5  # of the texts that the original ends
 _SHORT = 0.5  # of the original's length
 
@@ -168,7 +169,7 @@ def degeneration(name: str, speech: Speech, original: Speech | None = None) -> l
     if original is None:
         return [f"{name} falls into loops in {speech.loops} of {n} texts"] if 2 * speech.loops > n else []
     found = []
-    if speech.loops > original.loops:
+    if speech.loops >= original.loops + _MORE_LOOPS:
         found.append(f"{name} falls into loops in {speech.loops} of {n} texts, the original in {original.loops}")
     both = zip(speech.continuations, original.continuations, strict=True)
     endings = [ours.ended for ours, theirs in both if theirs.ended]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rarefy.measure.degeneration import Speech
     from rarefy.measure.evaluation import Evaluation
 
+_NAMES = {**NAMES, "kl": "KL to the original", "nll": "negative log likelihood"}
 _SCORES = ("perplexity", "accuracy", "spearman")
 
 _SPEECH: tuple[tuple[str, Callable[[Speech], str]], ...] = (
@@ -112,8 +113,11 @@ class Compared:
             if name == "nll" or (name == "kl" and pair.second not in self.networks):
                 continue
             better = pair.better(name)
-            label = "KL to the original" if name == "kl" else NAMES.get(name, name)
-            table.add_row(label, signed(interval), "no difference seen" if better is None else f"{better} is better")
+            table.add_row(
+                _NAMES.get(name, name),
+                signed(interval),
+                "no difference seen" if better is None else f"{better} is better",
+            )
         if pair.outcomes is not None:
             only = f"{pair.outcomes.first} and {pair.outcomes.second}"
             table.add_row(
@@ -135,8 +139,8 @@ def _table(*heads: str) -> Table:
 
 def _promise(each: NoWorse) -> tuple[str, str, str]:
     sure = "over 99.9 %" if each.confidence > 0.999 else f"{100 * each.confidence:.1f} %"
-    means = "holds" if each.holds else "not shown: 95 % are asked for"
-    return f"{NAMES.get(each.measure, each.measure)} worse by at most {each.margin:g}", f"{sure} sure", means
+    means = "holds" if each.holds else "does not hold" if each.confidence < 0.05 else "not shown: 95 % are asked for"
+    return f"{_NAMES.get(each.measure, each.measure)} worse by at most {each.margin:g}", f"{sure} sure", means
 
 
 def _percent(interval: Interval) -> str:
