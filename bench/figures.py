@@ -120,7 +120,7 @@ def squeezenet(result: dict[str, Any]) -> str:
     return (
         "## SqueezeNet as Deep Compression published it\n\n`python bench/squeezenet.py`: the same "
         f"{result['weights']:,} weights, {result['nonzero']:,} of them not zero, and biases, in every bit as the "
-        f"author's file of {result['published_bytes']:,} bytes has them (codebooks of 256, 4-bit gaps between positions). "
+        f"author's file of {result['published_bytes']:,} bytes has them (codebooks of 256, 4-bit gaps between places). "
         "Whole files; each weight is an index into its layer's codebook.\n\n"
         + table(["layout", "coder", "bytes", "less", "written in", "read in"], rows)
         + f"\n{on(result)}\n"
