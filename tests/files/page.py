@@ -3,7 +3,6 @@
 import binascii
 import json
 import math
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -11,12 +10,13 @@ from page_coders import CODERS, varint
 
 SIZES = [4, 2, 2, 8, 8, 4, 2, 1, 1, 1, 1, 1, 2, 4, 8]
 MANTISSA = {0: 23, 1: 7, 2: 10, 3: 52, 10: 3, 11: 2}
+ROOTS = [np.float32(math.prod(2.0 ** (2**b / 32) for b in range(5) if k >> b & 1)) for k in range(32)]
 ENDINGS = [b"", b"weight", b"bias", b".weight", b".bias", b"running_mean", b"running_var", b"num_batches_tracked"]
 
 
 def checked(b, end):
     covered = b.getvalue()[:end]
-    n, value = (2, binascii.crc_hqx(covered, 0xFFFF)) if end < 2048 else (4, zlib.crc32(covered))
+    n, value = (2, binascii.crc_hqx(covered, 0xFFFF)) if end < 2048 else (4, binascii.crc32(covered))
     assert (b.tell(), b.read(n)) == (end, value.to_bytes(n, "little"))
 
 
@@ -56,8 +56,10 @@ def record(data, base=None):
         sizes = [(n, varint(b) if coder else n, b.read(4) if not flags & 1 else b"") for n in counts]
         streams.append((coder, model, b.read(sizes[0][1]) if flags & 1 else None, sizes))
     checked(b, end)
-    streams = iter([symbols(b, *stream) for stream in streams])
-    return values(tree, shape, streams, np.ones(math.prod(shape), bool), base).astype("f4").reshape(shape), dtype
+    left = iter(streams)
+    out = values(tree, shape, lambda given=None: symbols(b, given, *next(left)), np.ones(math.prod(shape), bool), base)
+    assert (next(left, None), b.read(1)) == (None, b"")
+    return out.astype("f4").reshape(shape), dtype
 
 
 def node(b):
@@ -65,45 +67,59 @@ def node(b):
     return kind, [varint(b) for _ in range(inside // 4)], [node(b) for _ in range(inside % 4)]
 
 
-def symbols(b, coder, model, inline, sizes):
-    out = []
+def symbols(b, given, coder, model, inline, sizes):
+    out, given = [], np.zeros(sum(count for count, _, _ in sizes), int) if given is None else given
     for count, size, check in sizes:
         coded = b.read(size) if inline is None else inline
-        assert inline is not None or zlib.crc32(coded).to_bytes(4, "little") == check
-        out += CODERS[coder](coded, model, count)
+        assert inline is not None or binascii.crc32(coded).to_bytes(4, "little") == check
+        more = (given[len(out) : len(out) + count].tolist(),) if coder == 4 else ()
+        out += CODERS[coder](coded, model, count, *more)
     return np.array(out, np.uint64)
 
 
-def values(tree, shape, streams, keep, base):
+def values(tree, shape, read, keep, base):
     (kind, settings, inside), out, rows = tree, np.zeros(keep.size), shape[0] if len(shape) > 1 else 1
+    columns = keep.size // max(rows, 1)
     if kind in (0, 8):
-        dtype, bits = settings[0], np.uint64(0)
-        for _ in range(SIZES[dtype]):
-            bits = bits << np.uint64(8) | next(streams)
+        dtype, bits = settings[0], joined(read, settings[0])
         if dtype in MANTISSA and settings[1:] != [1]:
             bits = bits >> np.uint64(1) | bits % np.uint64(2) << np.uint64(8 * SIZES[dtype] - 1)
         out[keep] = reals(undone(bits, base, *settings) if kind else bits, dtype)
     elif kind == 1:
-        (bits, group, affine, whole), columns = settings, keep.size // max(rows, 1)
+        bits, group, affine, whole = settings
         each = (1, 1) if whole else (rows, max(1, -(-columns // group)))
-        scale = values(inside[0], each, streams, np.ones(math.prod(each), bool), None).reshape(each).astype("f4")
-        z = next(streams).reshape(each).astype(int) if affine else np.full(each, 1 << (bits - 1))
-        out[keep] = next(streams)
+        scale = values(inside[0], each, read, np.ones(math.prod(each), bool), None).reshape(each).astype("f4")
+        z = read().reshape(each).astype(int) if affine else np.full(each, 1 << (bits - 1))
+        out[keep] = read()
         z, scale = (np.broadcast_to(a, (rows, a.shape[1]))[:, np.arange(columns) // group] for a in (z, scale))
         out = np.where(keep, (((out.reshape(z.shape) + z) % 2**bits - z).astype("f4") * scale).reshape(-1), 0)
     elif kind == 3:
-        (dtype, k, order), gaps = settings, np.uint64(0)
-        for _ in range(SIZES[dtype]):
-            gaps = gaps << np.uint64(8) | next(streams)
-        bits = floats(np.cumsum(gaps), SIZES[dtype])
+        dtype, k, order = settings
+        bits = floats(np.cumsum(joined(read, dtype)), SIZES[dtype])
         z = int((bits >> np.uint64(8 * SIZES[dtype] - 1)).sum())
         turned = np.arange(keep.size).reshape(shape).flatten("CF"[order])
         turned = turned[keep[turned]]
-        out[turned] = reals(bits, dtype)[(next(streams).astype(int) + z) % 2 ** (k - 1).bit_length()]
+        out[turned] = reals(bits, dtype)[(read().astype(int) + z) % 2 ** (k - 1).bit_length()]
+    elif kind == 4:
+        e = [values(t, (n,), read, np.ones(n, bool), None) for t, n in zip(inside, (rows, columns, 3), strict=True)]
+        spread = [read().astype("i1").astype(int) for _ in range(2)]
+        given = np.clip(spread[0][:, None] + spread[1], 0, 43).reshape(-1)[keep]
+        q = read(given).astype("i1").astype(int)
+        q[q == -128] = np.frombuffer(bytes(read().tolist()), "<i4")
+        steps = np.sign(q) * [[0, *e[2]][a] if a < 4 else a for a in np.abs(q)]
+        scale = [np.array([np.ldexp(ROOTS[x % 32], x // 32) for x in s.astype(int).tolist()], "f4") for s in e[:2]]
+        out[keep] = steps.astype("f4") * (scale[0][:, None] * scale[1]).reshape(-1)[keep]
     else:
-        own = np.unpackbits(next(streams).astype(np.uint8), bitorder="little")[: keep.size].astype(bool)
-        out = np.where(own, values(inside[0], shape, streams, keep & own, base), 0)
+        own = np.unpackbits(read().astype(np.uint8), bitorder="little")[: keep.size].astype(bool)
+        out = np.where(own, values(inside[0], shape, read, keep & own, base), 0)
     return out
+
+
+def joined(read, dtype):
+    bits = np.uint64(0)
+    for _ in range(SIZES[dtype]):
+        bits = bits << np.uint64(8) | read()
+    return bits
 
 
 def reals(bits, dtype):
@@ -117,21 +133,18 @@ def reals(bits, dtype):
 
 
 def undone(bits, base, dtype, way):
-    """Bits of elements from those of their difference and of the base."""
     top, order = np.uint64(1 << 8 * SIZES[dtype] - 1), np.arange(bits.size)
-    mask = top + (top - np.uint64(1))
     if dtype in MANTISSA:
         order = np.lexsort((base % top >> np.uint64(MANTISSA[dtype]), order >> 18))
     steps = bits[np.argsort(order)]
     if way == 0:
         return steps ^ base
     half = steps + np.uint64(1) >> np.uint64(1)
-    place = np.where(base < top, base ^ top, base ^ mask) if dtype in MANTISSA else base
-    place = np.where(steps % np.uint64(2), place - half, place + half) & mask
+    place = np.where(base < top, base ^ top, ~base) if dtype in MANTISSA else base
+    place = np.where(steps % np.uint64(2), place - half, place + half) & top + (top - np.uint64(1))
     return floats(place, SIZES[dtype]) if dtype in MANTISSA else place
 
 
 def floats(place, size):
-    """Bits of floats of `size` bytes from their places in order."""
     top = np.uint64(1 << 8 * size - 1)
     return np.where(place < top, place ^ (top + (top - np.uint64(1))), place ^ top)

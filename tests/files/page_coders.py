@@ -1,12 +1,16 @@
 """The coders of docs/format.md, written from it alone: each gives the symbols of one tile."""
 
+from functools import cache
 from io import BytesIO
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 
 T = [22, 36, 60, 99, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11954, 17625, 24743, 32768, 40793, 47911, 53582]
 T += [57724, 60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374, 65437, 65476, 65500, 65514]
+E, A, a, b = [4194304, 3846194, 3526975, 3234251, 2965821, 2719670, 2493948, 2286960], [0], 2**31, 2145387520
+for _ in range(256):
+    A, a, b = [*A, A[-1] + a], a * b >> 31, b * 2145387520 >> 31
 SQUASH = [(T[d // 128 + 16] * (128 - d % 128) + T[d // 128 + 17] * (d % 128) + 64) >> 7 for d in range(-2047, 2048)]
 STRETCH = np.minimum(np.searchsorted([s >> 4 for s in SQUASH], range(4096)) - 2047, 2047).tolist()
 
@@ -81,6 +85,28 @@ def rans_tiles(data, model, count):
     return rans(b.read(), table, count) if table else b.read()
 
 
+@cache
+def bell(t, d):
+    def below(t, v):
+        i, w = divmod((2 * v + 1) * E[t % 8] >> 2 + t // 8, 4096)
+        return A[256] if i > 255 else A[i] + ((A[i + 1] - A[i]) * w >> 12)
+
+    mixed = [
+        sum(c * below(t + j * d, v) for j, c in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True)) for v in range(128)
+    ]
+    half, tail = 16 * A[256], [((high - low) * 2**12 + 16 * A[256]) // (32 * A[256]) for low, high in pairwise(mixed)]
+    escape = max(1, ((half - mixed[sum(f > 0 for f in tail)]) * 2**13 + half) // (2 * half))
+    return [2**12 - 2 * sum(tail) - escape, *tail, escape, *reversed(tail)]
+
+
+def parametric(data, model, count, given):
+    b, shift = BytesIO(data), (model[1] ^ 128) - 128
+    escaped = iter(b.read(varint(b)) if model[0] & 64 else b"")
+    tables = (bell(min(max(2 * g + shift, 0), 87), model[0] % 8) for g in given)
+    for symbol in under(b.read(), 12, 1 << model[0] // 8 % 8, tables):
+        yield next(escaped) if symbol == 128 else symbol
+
+
 def approach(x, t, n):
     return x + ((t - x) * (2**17 // (2 * n + 3)) >> 16)
 
@@ -121,4 +147,4 @@ def context(data, model, n):
         yield left
 
 
-CODERS = {0: lambda data, model, count: data, 1: rans, 2: huffman, 3: context, 8: rans_tiles}
+CODERS = {0: lambda data, model, count: data, 1: rans, 2: huffman, 3: context, 4: parametric, 8: rans_tiles}

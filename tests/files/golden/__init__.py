@@ -13,6 +13,7 @@ import numpy as np
 from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.difference import ORDER, RUN, XOR, Difference
 from rarefy.codes.dtypes import DTYPES, dtype_of
+from rarefy.codes.separable import Separable
 from rarefy.entropy import coder
 from rarefy.files import container, record
 from rarefy.files.head import Tiles, write_head
@@ -81,6 +82,16 @@ def halves() -> Dense:
     return Dense.of(np.concatenate(both).astype(np.int8), "I8")
 
 
+def separable(shape: tuple[int, ...]) -> Separable:
+    """Rows and columns of every spread, a few integers beyond a byte."""
+    out, columns = shape[0], int(np.prod(shape[1:]))
+    rows, across = np.arange(out, dtype=np.int16) * 7 - 40, np.arange(columns, dtype=np.int16) * 3 - 200
+    q = numbers(out * columns, 5).reshape(out, columns) // (1 + np.arange(columns) % 40)
+    q[numbers(q.size, 6).reshape(q.shape) > 40] *= 9
+    points = np.array([0.9375, 1.9375, 3], np.float32)
+    return Separable(q.astype(np.int32), rows, across, points, shape=shape)
+
+
 def checkpoints(name: str, count: int, moved: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], DType]:
     """Elements, those of the base, most of them the same, and their type."""
     dtype = dtype_of(name)
@@ -121,12 +132,20 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     "context_vector": lambda: (Dense.of(real((300,)), "BF16"), "BF16"),
     "context_tiles": lambda: (grid((40, 50), 4, 50, (40, 1), False, "F16"), "F32"),
     "rans_tiles": lambda: (halves(), "I8"),
+    "parametric_grid": lambda: (grid((24, 100), 4, 32, (24, 4), True, "BF16"), "BF16"),
+    "parametric_escapes": lambda: (
+        Dense.of((numbers(900) // 5 * (numbers(900, 9) // 24 * 8 + 1)).astype(np.int8), "I8"),
+        "I8",
+    ),
+    "separable": lambda: (separable((20, 30)), "F32"),
+    "separable_sparse": lambda: (Sparse(keep((12, 4, 3, 3)), separable((12, 4, 3, 3))), "BF16"),
 }
 
 CODERS = {
     **dict.fromkeys(("huffman_grid", "huffman_constant", "huffman_tiles"), "huffman"),
     **dict.fromkeys(("codebook_f16", "context_grid", "context_sparse", "context_vector", "context_tiles"), "context"),
     "rans_tiles": "rans_tiles",
+    **dict.fromkeys(("parametric_grid", "parametric_escapes", "separable", "separable_sparse"), "parametric"),
 }
 """What a record is written with, rANS unless it is named."""
 
