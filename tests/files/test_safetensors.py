@@ -179,7 +179,10 @@ def test_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "shard",
-    ["../a.safetensors", "/a.safetensors", "x/a.safetensors", "a.bin", "..", "", "C:a.safetensors", "a\n.safetensors"],
+    [
+        *("../a.safetensors", "/a.safetensors", "x/a.safetensors", "a.bin", "..", "", "C:a.safetensors"),
+        *("a\n.safetensors", "ä" * 122 + ".safetensors"),  # the last has 256 bytes
+    ],
 )
 def test_path_tricks_are_refused(shard: str, tmp_path: Path) -> None:
     index(tmp_path, {"x": shard})

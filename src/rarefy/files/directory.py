@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _MAX_INDEX: Final = 100_000_000
+_LONGEST_NAME: Final = 255
+"""Bytes of a file's name that file systems allow."""
 
 
 class TensorDirectory:
@@ -124,4 +126,5 @@ def read_index(path: Path) -> dict[str, list[str] | None]:
 
 def _plain(name: str) -> bool:
     """Whether `name` is a file name and nothing more."""
-    return name.endswith(".safetensors") and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|')  # printable text has UTF-8
+    return plain and name.endswith(".safetensors") and len(name.encode()) <= _LONGEST_NAME
