@@ -30,11 +30,17 @@ from rarefy.evidence import (
     survey,
     walk,
 )
+from rarefy.files.container import overhead
 from rarefy.model import Model, Step
 from rarefy.settings import split_outside_brackets
+from rarefy.units import human
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
+
+
+MARGIN = 5e-4
+"""Of a size that is to be kept, what is not spent: the last segment is coded without another look."""
 
 
 def setting(default: Any, help: str, **checks: Any) -> Any:
@@ -88,14 +94,6 @@ class PerTensor(Method):
     def encode(self, site: Site) -> Code:
         """The site's new code. Zeros of an earlier pruning are put back by the caller when this moved them."""
 
-    def forecast(self, site: Site) -> dict[str, Any]:
-        """What `settled` wants to know of a site with its curvature, as JSON values, before anything is coded."""
-        return {}
-
-    def settled(self, forecasts: Mapping[str, Any], spent: Mapping[str, float]) -> PerTensor:
-        """The method as it goes on: forecasts of all its sites by name, and the bits of those that it has coded."""
-        return self
-
     def declines(self, site: Site) -> str:
         """Why this method leaves a site as it is, or "" when it takes it."""
         if site.matches(self.exclude):
@@ -112,6 +110,42 @@ class PerTensor(Method):
         return apply_jointly([self], model, evidence, seed=seed)
 
 
+@dataclass(frozen=True)
+class Budgeted(PerTensor):
+    """A PerTensor that can be held to a rate: a survey forecasts what its sites take, and as the walk goes on it is
+    settled again for what is left. It asks for `Curvature`."""
+
+    bits: float = setting(3.0, "bits a weight to spend on the tensors it takes, scales counted", low=0.1, high=12)
+    size: int = setting(0, "bytes that all weight files may have in the end, in place of bits", low=0)
+
+    @abstractmethod
+    def forecast(self, site: Site) -> dict[str, Any]:
+        """What a site would take, as JSON values, its number of `weights` among them."""
+
+    @abstractmethod
+    def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Budgeted:
+        """The method with settings under which these sites take so many bits together."""
+
+    def settled(self, forecasts: Mapping[str, Any], spent: Mapping[str, float], rest: float) -> Budgeted:
+        """As it goes on. forecasts: of all its sites. spent: bits of those coded. rest: bits of all other tensors.
+
+        Raises UsageError when the rest alone is larger than the size.
+        """
+        left = [forecast for name, forecast in forecasts.items() if name not in spent]
+        if not left:
+            return self
+        if not self.size:
+            return self.spending(self.bits * sum(f["weights"] for f in forecasts.values()) - sum(spent.values()), left)
+        budget = 8 * self.size * (1 - MARGIN) - rest
+        if budget <= 0:
+            raise UsageError(
+                f"{human(self.size)} are too few",
+                f"what {self.name()} leaves as it is takes {human(rest / 8)}",
+                "allow more, or let it take more tensors",
+            )
+        return self.spending(budget - sum(spent.values()), left)
+
+
 def apply_jointly(
     methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk", *, seed: int = 0
 ) -> Model:
@@ -122,11 +156,13 @@ def apply_jointly(
     needs = frozenset[Statistic]().union(*(method.needs for method in methods))
     known: Surveyed | None = None
     forecasts: list[dict[str, Any]] = [{} for _ in methods]
+    rest = [0.0 for _ in methods]
     if Curvature() in needs:
         needs = needs - {Curvature()} | {SecondMoment()}
         looked = survey(model, evidence, functools.partial(_look, methods), f"{name}-survey", seed=seed)
         known = Surveyed(looked, "curvature")
         forecasts = [merged(visited.notes["forecasts"][i] for visited in looked) for i in range(len(methods))]
+        rest = [_rest(model, forecast) for forecast in forecasts]
 
     def visit(sites: list[Site], before: Sequence[Visited]) -> Visited:
         codes: dict[str, Code] = {}
@@ -134,7 +170,9 @@ def apply_jointly(
         untouched: list[dict[str, str]] = [{} for _ in methods]
         spent: list[dict[str, float]] = [{} for _ in methods]
         settled = [
-            method.settled(forecasts[i], merged(visited.notes["spent"][i] for visited in before))
+            method.settled(forecasts[i], merged(visited.notes["spent"][i] for visited in before), rest[i])
+            if isinstance(method, Budgeted)
+            else method
             for i, method in enumerate(methods)
         ]
         for site in sites if known is None else map(known.joined, sites):
@@ -163,8 +201,19 @@ def apply_jointly(
 def _look(methods: Sequence[PerTensor], sites: list[Site], before: Sequence[Visited]) -> Visited:
     """What a survey leaves of a segment."""
     codes, notes = kept(sites)
-    forecasts = [{s.name: f for s in sites if not m.declines(s) and (f := m.forecast(s))} for m in methods]
+    forecasts = [
+        {site.name: method.forecast(site) for site in sites if not method.declines(site)}
+        if isinstance(method, Budgeted)
+        else {}
+        for method in methods
+    ]
     return Visited(codes, {"curvature": notes, "forecasts": forecasts})
+
+
+def _rest(model: Model, forecasts: Mapping[str, Any]) -> float:
+    """Bits of a network's weight files beside the sites of these forecasts."""
+    others = sum(model.codes[key].bits() for key in model.codes if key not in forecasts)
+    return others + 8 * overhead(model.codes) if forecasts else 0.0
 
 
 def encode(method: PerTensor, site: Site) -> Code:

@@ -34,6 +34,7 @@ SINGLE_BYTES: Final = 64_000
 SHARD_BYTES: Final = 5_000_000_000
 _METADATA: Final = {"format": "pt", "rarefy": str(VERSION)}
 _CHUNK: Final = 1 << 24
+_ENTRY: Final = 70  # bytes of a tensor's entry in the JSON header, without its name
 
 
 @runtime_checkable
@@ -258,3 +259,8 @@ def _shards(parts: list[tuple[str, Record]], limit: int) -> list[list[tuple[str,
 
 def _write_spread(path: Path, parts: list[tuple[str, Record]]) -> None:
     write_tensors(path, [(name, Payload("U8", (p.size,), p.size, p.chunks())) for name, p in parts], _METADATA)
+
+
+def overhead(names: Iterable[str]) -> int:
+    """Bytes of the files beside the records of tensors of these names, about: each has an entry in a header."""
+    return sum(len(name.encode()) + _ENTRY for name in names)

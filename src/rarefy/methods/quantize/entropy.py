@@ -13,10 +13,10 @@ from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
 from rarefy.maths.linalg import combined, damped, inverse_factor
 from rarefy.maths.rounding import BLOCK, round_sequentially
-from rarefy.method import PerTensor, setting
+from rarefy.method import Budgeted, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,7 +36,7 @@ FORECAST_BITS = (0.5, 1, 2, 3, 4, 5, 7)
 
 
 @dataclass(frozen=True)
-class Entropy(PerTensor):
+class Entropy(Budgeted):
     """One step for the whole network, in nats; what a weight gets follows from the curvature of the output there.
 
     With KL = 1/2 sum_r g_r e_r^T S e_r for a change e of a matrix, S^-1 = U^T U and error feedback as in GPTQ, a step
@@ -45,8 +45,7 @@ class Entropy(PerTensor):
     spends `bits` is found beforehand from a sample of rows, and found again after each segment for what is left.
     """
 
-    bits: float = setting(3.0, "bits a weight to spend on the tensors it takes, scales counted", low=0.1, high=12)
-    step: float = setting(0.0, "c, in place of bits: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
+    step: float = setting(0.0, "c, in place of bits or size: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
     damping: float = setting(0.01, "added to the second moment's diagonal, as a share of its mean", low=0, high=10)
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Curvature()})
@@ -76,15 +75,10 @@ class Entropy(PerTensor):
         side = SIDE_BITS * (out + columns)
         return {"steps": steps, "bits": [side + out / len(w) * v for v in values], "weights": out * columns}
 
-    def settled(self, forecasts: Mapping[str, Any], spent: Mapping[str, float]) -> Entropy:
-        """With the step at which the sites that are left take what is left of the bits."""
+    def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Entropy:
         if self.step:
             return self
-        budget = self.bits * sum(forecast["weights"] for forecast in forecasts.values()) - sum(spent.values())
-        curves = [Curve(f["steps"], f["bits"]) for name, f in forecasts.items() if name not in spent]
-        if not curves:
-            return self
-        return dataclasses.replace(self, step=root(curves, budget))
+        return dataclasses.replace(self, step=root([Curve(f["steps"], f["bits"]) for f in forecasts], bits))
 
 
 def _rounded(
