@@ -245,6 +245,15 @@ def test_a_gguf_opens_with_config_and_tokenizer(tmp_path) -> None:
     assert folder is not None and not folder.exists()
 
 
+def test_weights_that_another_tool_quantized_are_refused(tmp_path) -> None:
+    tiny.build("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for told in ({"quantization_config": {"quant_method": "fp8"}}, {"compression_config": {"format": "int-quantized"}}):
+        (tmp_path / "config.json").write_text(json.dumps(config | told))
+        with pytest.raises(UsageError, match=r"is quantized by (fp8|another tool): .*; .*rarefy pack"):
+            open_model(tmp_path)
+
+
 def test_batch_norms_statistics_are_no_weights(tmp_path) -> None:
     net = tiny.build("torch_resnet")
     save_file(net.state_dict(), tmp_path / "w.safetensors")

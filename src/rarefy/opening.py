@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rarefy.errors import FormatError, UsageError
+from rarefy.files import config as configs
 from rarefy.files import manifest
 from rarefy.files.container import Reader, holds_records
 from rarefy.files.directory import TensorDirectory
@@ -15,6 +17,8 @@ from rarefy.skeletons import FactorySkeleton, GGUFSkeleton, ModuleSkeleton, Skel
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rarefy.files.head import Head
 
 _FACTORY = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*(@.+)?$")
 
@@ -70,8 +74,9 @@ def _directory(path: Path) -> Model:
         raise UsageError(
             f"{path} has no safetensors", why, "load it with transformers and save_pretrained it to a new directory"
         )
-    skeleton = TransformersSkeleton.at(path)
     tensors = TensorDirectory(path)
+    skeleton = TransformersSkeleton.at(path, [math.prod(entry.shape) for entry in tensors.entries.values()])
+    configs.refuse_quantized(configs.read(path), path)
     return _dense(skeleton, tensors, str(path))
 
 
@@ -97,7 +102,7 @@ def _factory(source: str) -> Model:
         raise UsageError(f"{weights} does not exist")
     if is_artifact(path):
         reader = Reader(path)
-        return _coded(skeleton, reader, manifest.read(path), source)
+        return _coded(skeleton, reader, _heads(reader), manifest.read(path), source)
     return _dense(skeleton, TensorDirectory(path), source)
 
 
@@ -107,10 +112,12 @@ def _artifact(path: Path, module: nn.Module | None) -> Model:
     described = described if isinstance(described, dict) else {}
     kind = described.get("kind")
     skeleton: Skeleton
+    reader = Reader(path)
+    heads = _heads(reader)
     if module is not None:
         skeleton = ModuleSkeleton(module)
     elif kind == "transformers":
-        skeleton = TransformersSkeleton.at(path)
+        skeleton = TransformersSkeleton.at(path, [math.prod(head.shape) for head in heads.values()])
     elif kind == "factory":
         # What a file names is never imported: only the user can say which code to run.
         factory = described.get("factory")
@@ -126,11 +133,14 @@ def _artifact(path: Path, module: nn.Module | None) -> Model:
         )
     else:
         raise FormatError(f"{path}/manifest.json does not say what network this is")
-    return _coded(skeleton, Reader(path), sections, str(path))
+    return _coded(skeleton, reader, heads, sections, str(path))
 
 
-def _coded(skeleton: Skeleton, reader: Reader, sections: dict[str, Any], source: str) -> Model:
-    heads = {name: reader.head(name) for name in reader.names()}
+def _heads(reader: Reader) -> dict[str, Head]:
+    return {name: reader.head(name) for name in reader.names()}
+
+
+def _coded(skeleton: Skeleton, reader: Reader, heads: dict[str, Head], sections: dict[str, Any], source: str) -> Model:
     codes = LazyCodes(lambda name: reader.code(name)[0], {name: head.shape for name, head in heads.items()})
     dtypes = {name: head.dtype for name, head in heads.items()}
     try:

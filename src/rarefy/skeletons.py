@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -16,15 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rarefy.errors import FormatError, RarefyError, UsageError
+from rarefy.files import config as configs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     import torch
     from torch import nn
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".ot"}
 """Files that hold weights in some form: never side files of an artifact."""
+
+_PARAMETERS = 2
+"""How often a parameter may be registered while its network is built: replaced, shared, moved."""
 
 OWN_FILES = {"manifest.json", "recipe.toml"}
 """What an artifact adds to the side files."""
@@ -104,23 +109,26 @@ class Skeleton(ABC):
 
 
 class TransformersSkeleton(Skeleton):
-    """A network that transformers builds from a config.json; never from remote code."""
+    """A network that transformers builds from a config.json; never from remote code.
 
-    def __init__(self, config: dict[str, Any], folder: Path | None) -> None:
+    tensors: of the weight files; a network that registers many more parameters is not built to its end.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: Path | None, tensors: int | None = None) -> None:
         self._config = {k: v for k, v in config.items() if k != "quantization_config"}
         self.folder = folder
+        self.tensors = tensors
 
     @classmethod
-    def at(cls, folder: Path) -> TransformersSkeleton:
-        """From `folder`/config.json."""
-        path = folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FormatError(f"cannot read {path}", str(error)) from None
-        if not isinstance(config, dict):
-            raise FormatError(f"{path} is not a JSON object")
-        return cls(config, folder)
+    def at(cls, folder: Path, sizes: Collection[int] | None = None) -> TransformersSkeleton:
+        """From `folder`/config.json. sizes: elements of each tensor in the weight files, to which it is held.
+
+        Raises FormatError.
+        """
+        config = configs.read(folder)
+        if sizes is not None:
+            configs.check(config, len(sizes), sum(sizes))
+        return cls(config, folder, None if sizes is None else len(sizes))
 
     def config(self) -> dict[str, Any]:
         return self._config
@@ -150,7 +158,7 @@ class TransformersSkeleton(Skeleton):
         try:
             config = kind.config_class.from_dict(copy.deepcopy(self._config))
             config.dtype = None
-            with no_init_weights(), init_empty_weights(include_buffers=False):
+            with _at_most(self.tensors), no_init_weights(), init_empty_weights(include_buffers=False):
                 module = kind(config)
             module.tie_weights()
         except RarefyError:
@@ -159,6 +167,29 @@ class TransformersSkeleton(Skeleton):
             raise FormatError(f"{self.architecture} cannot be built from config.json", str(error)) from error
         built: nn.Module = module.eval()
         return built
+
+
+@contextlib.contextmanager
+def _at_most(tensors: int | None) -> Iterator[None]:
+    """Raise FormatError when modules built meanwhile register far more parameters than there are tensors for."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    registered = 0
+
+    def count(*_: Any) -> None:
+        nonlocal registered
+        registered += 1
+        if tensors is not None and registered > _PARAMETERS * (tensors + 32):
+            raise FormatError(
+                f"config.json describes a network of more parameters than the {tensors} tensors of the weight files",
+                remedy="check that the weights belong to this config",
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class GGUFSkeleton(TransformersSkeleton):
