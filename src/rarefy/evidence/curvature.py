@@ -46,7 +46,7 @@ UNREACHED = "no gradient of the output reaches it"
 UNSEEN = 0.01
 """Least share of its mean that every row of an embedding or head gets: other text has other words."""
 
-_TINY = 1e-30
+_TINY = 1e-30  # under which a trace is that of nothing at all
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,12 @@ class CurvatureGatherer:
     """Sums what a backward pass through a segment shows of its layers."""
 
     def __init__(self, module: nn.Module, paths: Sequence[str]) -> None:
-        """paths: of linear layers, convolutions and embeddings. Weights need no gradient.
-
-        `examples` is to be set before each micro-batch: how many it has, where each has one law; else 0.
-        """
+        """paths: of linear layers, convolutions and embeddings. Weights need no gradient."""
+        self.examples = 0  # of the micro-batch where each has one law, else 0; to be set before it
         self._layers = {path: module.get_submodule(path) for path in paths}
         self._obstacles = {path: curvature_obstacle(layer) for path, layer in self._layers.items()}
         self._rows: dict[str, torch.Tensor] = {}
         self._metrics: dict[str, torch.Tensor] = {}
-        self.examples = 0
         self._heads: set[str] = set()
         self._outputs: list[tuple[torch.Tensor, str, Any]] = []
         seen = [path for path, obstacle in self._obstacles.items() if not obstacle]
@@ -133,7 +130,9 @@ class CurvatureGatherer:
         from torch import nn
 
         layer = self._layers[path]
-        rows = (g.movedim(1, -1) if isinstance(layer, nn.Conv2d) else g).reshape(-1, g.shape[1 if g.dim() == 4 else -1])
+        if isinstance(layer, nn.Conv2d):
+            g = g.movedim(1, -1)
+        rows = g.reshape(-1, g.shape[-1])
         if self.examples and len(g) == self.examples < len(rows):
             self._sum_positions(path, unfold(layer, x).float(), rows.float())
         else:

@@ -118,10 +118,13 @@ class _Survey(Passes):
         is on disk: of those visited only the ones that owe a use to an earlier segment's site. All, where it is not."""
         last = len(self.segments) - 1
         order = [i for i in range(last, -1, -1) if i < left or self._owes(i)]
-        fed = all(self._spool(i - 1).intact(len(self.batches)) for i in order if i > 0)
-        given = [i for i in order if i < last and (i >= left - 1)]
-        # What lies there without a visited segment may be another network's.
-        if left <= last and fed and all(self._gradients(i + 1).intact(len(self.batches) + 1) for i in given):
+        needed = [self._gradients(i + 1) for i in order if left - 1 <= i < last]
+        # What lies there before any was visited may be another network's.
+        if (
+            left <= last
+            and all(self._spool(i - 1).intact(len(self.batches)) for i in order if i > 0)
+            and all(spool.intact(len(self.batches) + 1) for spool in needed)
+        ):
             self._learn_calls()
             return order, True
         return list(range(last, -1, -1)), False
@@ -176,6 +179,7 @@ class _Survey(Passes):
         value = self._value(i, j)
         if value is not None and value.is_floating_point():
             value.requires_grad_()
+        # Of the last segment that shows once it has run.
         one_each = i == len(self.segments) - 1 or self.laws == sum(len(batch) for batch in self.batches)
         gatherer.examples = len(self.batches[j]) if one_each else 0
         with torch.enable_grad():
