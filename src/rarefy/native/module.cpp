@@ -77,8 +77,8 @@ nb::bytes bind_encode_given(Vector<const uint8_t> symbols, Vector<const uint8_t>
   Span stream;
   {
     nb::gil_scoped_release release;
-    stream = encode_given(symbols.data(), symbols.size(), Tables{freqs.data(), freqs.shape(0), given.data()}, bits, lanes,
-                    path_from(path), scratch.get(), bound);
+    stream = encode_given(symbols.data(), symbols.size(), {freqs.data(), freqs.shape(0), given.data()}, bits, lanes,
+                          path_from(path), scratch.get(), bound);
   }
   return nb::bytes(stream.data, stream.size);
 }
@@ -88,8 +88,8 @@ void bind_decode_given(Vector<const uint8_t> data, Vector<const uint8_t> given, 
   require(given.size() == out.size(), "out and given differ in length");
   require(freqs.shape(1) == 256, "a row of freqs does not have 256 entries");
   nb::gil_scoped_release release;
-  decode_given({data.data(), data.size()}, Tables{freqs.data(), freqs.shape(0), given.data()}, bits, lanes, path_from(path),
-         out.data(), out.size());
+  decode_given({data.data(), data.size()}, {freqs.data(), freqs.shape(0), given.data()}, bits, lanes, path_from(path),
+               out.data(), out.size());
 }
 
 // The symbols that are lost under their table; `out` has `escape` in their place. lost: 0 or 1, a row of 256 a table.
@@ -100,7 +100,8 @@ nb::bytes bind_escape(Vector<const uint8_t> symbols, Vector<const uint8_t> given
   std::vector<uint8_t> escaped;
   {
     nb::gil_scoped_release release;
-    escape_given({lost.data(), lost.shape(0)}, symbols.data(), given.data(), symbols.size(), escape, out.data(), escaped);
+    escape_given({lost.data(), lost.shape(0)}, symbols.data(), given.data(), symbols.size(), escape, out.data(),
+                 escaped);
   }
   return bytes_of(escaped);
 }

@@ -84,7 +84,7 @@ struct Span {
 Span encode(const uint8_t* symbols, size_t n, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* scratch,
             size_t scratch_size);
 Span encode_given(const uint8_t* symbols, size_t n, Tables tables, int bits, size_t lanes, Path path, uint8_t* scratch,
-            size_t scratch_size);
+                  size_t scratch_size);
 inline size_t encode_bound(size_t n, size_t lanes) { return 4 * lanes + 2 * n + 2; }
 
 // ---- decoding ------------------------------------------------------------------------------------------------

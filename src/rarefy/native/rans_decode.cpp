@@ -107,7 +107,7 @@ void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, s
 }
 
 void decode_with(Span data, const DecodeTable& table, const uint8_t* given, size_t lanes, Path path, uint8_t* out,
-            size_t n) {
+                 size_t n) {
   uint32_t states[kMaxLanes];
   load_states(data, lanes, states);
   DecodeKernel kernel = decode_kernel_x86(lanes, table.layout, path);

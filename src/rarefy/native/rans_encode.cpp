@@ -36,8 +36,8 @@ EncodeKernel scalar_kernel(size_t lanes) {
   }
 }
 
-Span encode_with(const uint8_t* symbols, size_t n, const EncodeTable& table, const uint8_t* given, size_t lanes, Path path,
-            uint8_t* scratch, size_t scratch_size) {
+Span encode_with(const uint8_t* symbols, size_t n, const EncodeTable& table, const uint8_t* given, size_t lanes,
+                 Path path, uint8_t* scratch, size_t scratch_size) {
   uint32_t states[kMaxLanes];
   for (size_t j = 0; j < lanes; ++j) states[j] = kLower;
   uint8_t* const end = scratch + scratch_size;
@@ -69,7 +69,7 @@ Span encode(const uint8_t* symbols, size_t n, Frequencies freqs, int bits, size_
 }
 
 Span encode_given(const uint8_t* symbols, size_t n, Tables tables, int bits, size_t lanes, Path path, uint8_t* scratch,
-            size_t scratch_size) {
+                  size_t scratch_size) {
   check_lanes(lanes);
   return encode_with(symbols, n, encode_tables(tables, n, bits), tables.given, lanes, path, scratch, scratch_size);
 }
