@@ -7,40 +7,23 @@ one line of help. Most methods are a `PerTensor` and write only `encode`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from abc import ABC, abstractmethod
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from rarefy.errors import RarefyError, UsageError
+from rarefy.errors import UsageError
 from rarefy.evidence import (
-    Curvature,
     Evidence,
-    SecondMoment,
     Site,
     Statistic,
-    Surveyed,
-    Visited,
-    kept,
-    relative_error,
-    survey,
-    walk,
 )
-from rarefy.files.container import overhead
-from rarefy.model import Model, Step
+from rarefy.model import Model
 from rarefy.settings import split_outside_brackets
 from rarefy.units import human
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
-
-
-MARGIN = 5e-4
-"""Of a size that is to be kept, what is not spent: the last segment is coded without another look."""
 
 
 def setting(default: Any, help: str, **checks: Any) -> Any:
@@ -107,6 +90,8 @@ class PerTensor(Method):
         return missing or ("it is empty" if 0 in site.shape else "")
 
     def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        from rarefy.joint import apply_jointly
+
         return apply_jointly([self], model, evidence, seed=seed)
 
 
@@ -136,7 +121,7 @@ class Budgeted(PerTensor):
             return self
         if not self.size:
             return self.spending(self.bits * sum(f["weights"] for f in forecasts.values()) - sum(spent.values()), left)
-        budget = 8 * self.size * (1 - MARGIN) - rest
+        budget = 8 * self.size - rest
         if budget <= 0:
             raise UsageError(
                 f"{human(self.size)} are too few",
@@ -145,117 +130,9 @@ class Budgeted(PerTensor):
             )
         return self.spending(budget - sum(spent.values()), left)
 
-
-def apply_jointly(
-    methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk", *, seed: int = 0
-) -> Model:
-    """Adjacent PerTensor methods in one walk: inside a segment, each site goes through all of them in order.
-
-    Where one asks for curvature, a survey of the network as it is goes before.
-    """
-    needs = frozenset[Statistic]().union(*(method.needs for method in methods))
-    known: Surveyed | None = None
-    forecasts: list[dict[str, Any]] = [{} for _ in methods]
-    rest = [0.0 for _ in methods]
-    if Curvature() in needs:
-        needs = needs - {Curvature()} | {SecondMoment()}
-        looked = survey(model, evidence, functools.partial(_look, methods), f"{name}-survey", seed=seed)
-        known = Surveyed(looked, "curvature")
-        forecasts = [merged(visited.notes["forecasts"][i] for visited in looked) for i in range(len(methods))]
-        rest = [_rest(model, forecast) for forecast in forecasts]
-
-    def visit(sites: list[Site], before: Sequence[Visited]) -> Visited:
-        codes: dict[str, Code] = {}
-        damage: list[dict[str, float]] = [{} for _ in methods]
-        untouched: list[dict[str, str]] = [{} for _ in methods]
-        spent: list[dict[str, float]] = [{} for _ in methods]
-        settled = [
-            method.settled(forecasts[i], merged(visited.notes["spent"][i] for visited in before), rest[i])
-            if isinstance(method, Budgeted)
-            else method
-            for i, method in enumerate(methods)
-        ]
-        for site in sites if known is None else map(known.joined, sites):
-            for i, method in enumerate(settled):
-                reason = method.declines(site)
-                if reason:
-                    untouched[i][site.name] = reason
-                    continue
-                new = encode(method, site)
-                damage[i][site.name] = damage_of(site, new)
-                if forecasts[i]:
-                    spent[i][site.name] = new.bits()
-                codes[site.name] = new
-                site = dataclasses.replace(site, code=new)
-        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})
-
-    made = walk(model, evidence, needs, visit, name)
-    codes = ChainMap[str, Any](*(visited.codes for visited in made))  # type: ignore[arg-type]
-    for i, method in enumerate(methods):
-        damage = merged(visited.notes["damage"][i] for visited in made)
-        untouched = merged(visited.notes["untouched"][i] for visited in made)
-        model = model.with_codes(codes if i == 0 else {}, Step(method.name(), method.settings(), damage, untouched))
-    return model
-
-
-def _look(methods: Sequence[PerTensor], sites: list[Site], before: Sequence[Visited]) -> Visited:
-    """What a survey leaves of a segment."""
-    codes, notes = kept(sites)
-    forecasts = [
-        {site.name: method.forecast(site) for site in sites if not method.declines(site)}
-        if isinstance(method, Budgeted)
-        else {}
-        for method in methods
-    ]
-    return Visited(codes, {"curvature": notes, "forecasts": forecasts})
-
-
-def _rest(model: Model, forecasts: Mapping[str, Any]) -> float:
-    """Bits of a network's weight files beside the sites of these forecasts."""
-    others = sum(model.codes[key].bits() for key in model.codes if key not in forecasts)
-    return others + 8 * overhead(model.codes) if forecasts else 0.0
-
-
-def encode(method: PerTensor, site: Site) -> Code:
-    """The method's code for a site, with the zeros of earlier steps still zero.
-
-    Raises RarefyError when its weights or what calibration saw of it are not finite.
-    """
-    refuse_non_finite(site)
-    code = method.encode(site)
-    keep = site.keep()
-    return code if keep is None else code.masked(keep.reshape(code.shape))
-
-
-def refuse_non_finite(site: Site) -> None:
-    """Raise RarefyError when a site's weights or second moments hold infinities or NaNs: no code of them means much."""
-    from rarefy.evidence import Moment
-
-    if not np.isfinite(site.weight()).all():
-        raise RarefyError(
-            f"{site.name} has infinite or NaN weights",
-            remedy=f"repair the weights, or keep it as it is with --exclude '{site.name}'",
-        )
-    if not all(moment.finite() for moment in site.statistics.values() if isinstance(moment, Moment)):
-        raise RarefyError(
-            f"what flows into {site.name} is not finite",
-            "an activation overflowed, or a weight before it is infinite or NaN",
-            f"check the weights and the data, or keep it as it is with --exclude '{site.name}'",
-        )
-
-
-def damage_of(site: Site, new: Code) -> float:
-    """Relative squared error of the site's output by the change, to six digits (the last ones depend on threads)."""
-    from rarefy.evidence import Moment
-
-    moment = next((m for m in site.statistics.values() if isinstance(m, Moment)), None)
-    before = site.weight()
-    return float(f"{relative_error(before, new.decode().reshape(before.shape), moment):.6g}")
-
-
-def merged(parts: Any) -> dict[str, Any]:
-    """One dict of several."""
-    return {key: value for part in parts for key, value in part.items()}
+    def excess(self, forecasts: Mapping[str, Any], spent: Mapping[str, float], rest: float) -> float:
+        """Bits beyond the size when all sites are coded."""
+        return sum(spent.values()) + rest - 8 * self.size if self.size and spent.keys() >= forecasts.keys() else 0.0
 
 
 def parse_pairs(text: str) -> dict[str, str]:
@@ -268,6 +145,3 @@ def parse_pairs(text: str) -> dict[str, str]:
             raise UsageError(what, remedy="write name=value,name=value")
         pairs[key] = value
     return pairs
-
-
-Settings = Mapping[str, Any]

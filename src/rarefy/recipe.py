@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rarefy import settings
 from rarefy.entropy.choice import choice
 from rarefy.errors import UsageError
-from rarefy.method import Method, PerTensor, apply_jointly, parse_pairs
+from rarefy.joint import apply_jointly
+from rarefy.method import Method, PerTensor, parse_pairs
 from rarefy.methods import find
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import tiny
 from rarefy import methods
 from rarefy.codes import Code
 from rarefy.errors import UsageError
-from rarefy.method import Method, PerTensor, apply_jointly
+from rarefy.joint import apply_jointly
+from rarefy.method import Method, PerTensor
 from rarefy.recipe import Recipe, make
 from rarefy.settings import describe, fields
 

@@ -16,7 +16,7 @@ from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import Evidence, SecondMoment, Visited, walk
 from rarefy.evidence.statistics import unfold
 from rarefy.families.values import model_inputs
-from rarefy.method import apply_jointly
+from rarefy.joint import apply_jointly
 from rarefy.methods.quantize.gptq import GPTQ
 from rarefy.methods.quantize.rtn import RTN
 from rarefy.model import LazyCodes, Model, decoded

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from rarefy.codes import Grid, Sparse
-from rarefy.method import apply_jointly
+from rarefy.joint import apply_jointly
 from rarefy.methods.prune.magnitude import Magnitude
 from rarefy.methods.quantize.gptq import GPTQ
 from rarefy.methods.quantize.rtn import RTN

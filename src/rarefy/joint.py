@@ -1,0 +1,169 @@
+"""Methods that code one matrix at a time, together in one walk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import ChainMap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarefy.errors import RarefyError
+from rarefy.evidence import (
+    Curvature,
+    Evidence,
+    Moment,
+    SecondMoment,
+    Site,
+    Statistic,
+    Surveyed,
+    Visited,
+    kept,
+    relative_error,
+    survey,
+    walk,
+)
+from rarefy.files import record
+from rarefy.files.container import overhead
+from rarefy.method import Budgeted, PerTensor
+from rarefy.model import Model, Step
+
+if TYPE_CHECKING:
+    from rarefy.codes import Code
+
+
+def apply_jointly(
+    methods: Sequence[PerTensor], model: Model, evidence: Evidence, name: str = "walk", *, seed: int = 0
+) -> Model:
+    """Adjacent PerTensor methods in one walk: inside a segment, each site goes through all of them in order.
+
+    Where one asks for curvature, a survey of the network as it is goes before.
+    """
+    joint = _Joint(methods, model)
+    needs = frozenset[Statistic]().union(*(method.needs for method in methods))
+    if Curvature() in needs:
+        needs = needs - {Curvature()} | {SecondMoment()}
+        joint.learn(survey(model, evidence, joint.look, f"{name}-survey", seed=seed))
+    made = walk(model, evidence, needs, joint.visit, name)
+    codes = ChainMap[str, Any](*(visited.codes for visited in made))  # type: ignore[arg-type]
+    for i, method in enumerate(methods):
+        damage = merged(visited.notes["damage"][i] for visited in made)
+        untouched = merged(visited.notes["untouched"][i] for visited in made)
+        model = model.with_codes(codes if i == 0 else {}, Step(method.name(), method.settings(), damage, untouched))
+    return model
+
+
+class _Joint:
+    """What is done in a segment, by a survey and by the walk."""
+
+    def __init__(self, methods: Sequence[PerTensor], model: Model) -> None:
+        self.methods, self.model = methods, model
+        self.known: Surveyed | None = None
+        self.forecasts: list[dict[str, Any]] = [{} for _ in methods]
+        self.rest = [0.0 for _ in methods]
+
+    def look(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
+        """What a survey leaves of a segment."""
+        codes, notes = kept(sites)
+        forecasts = [
+            {site.name: method.forecast(site) for site in sites if not method.declines(site)}
+            if isinstance(method, Budgeted)
+            else {}
+            for method in self.methods
+        ]
+        return Visited(codes, {"curvature": notes, "forecasts": forecasts})
+
+    def learn(self, looked: Sequence[Visited]) -> None:
+        """Take over what the survey left."""
+        self.known = Surveyed(looked, "curvature")
+        for i, method in enumerate(self.methods):
+            if isinstance(method, Budgeted):
+                self.forecasts[i] = merged(visited.notes["forecasts"][i] for visited in looked)
+                others = [key for key in self.model.codes if key not in self.forecasts[i]]
+                stored = sum(self._bits(key, self.model.codes[key]) for key in others)
+                self.rest[i] = stored + 8 * overhead(self.model.codes)
+
+    def visit(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
+        """Code a segment's sites; where that makes the files too large and nothing is left to make up for it, again."""
+        sites = sites if self.known is None else [self.known.joined(site) for site in sites]
+        saved = [0.0 for _ in self.methods]
+        while True:
+            spent = [merged(visited.notes["spent"][i] for visited in before) for i in range(len(self.methods))]
+            settled = [
+                method.settled(self.forecasts[i], spent[i], self.rest[i] + saved[i])
+                if isinstance(method, Budgeted)
+                else method
+                for i, method in enumerate(self.methods)
+            ]
+            made = self._code(settled, sites)
+            excess = [
+                method.excess(self.forecasts[i], spent[i] | made.notes["spent"][i], self.rest[i])
+                if isinstance(method, Budgeted)
+                else 0.0
+                for i, method in enumerate(self.methods)
+            ]
+            if max(excess) <= 0:
+                return made
+            saved = [one + max(more, 0.0) for one, more in zip(saved, excess, strict=True)]
+
+    def _code(self, methods: Sequence[PerTensor], sites: list[Site]) -> Visited:
+        codes: dict[str, Code] = {}
+        damage: list[dict[str, float]] = [{} for _ in methods]
+        untouched: list[dict[str, str]] = [{} for _ in methods]
+        spent: list[dict[str, float]] = [{} for _ in methods]
+        for site in sites:
+            for i, method in enumerate(methods):
+                reason = method.declines(site)
+                if reason:
+                    untouched[i][site.name] = reason
+                    continue
+                new = encode(method, site)
+                damage[i][site.name] = damage_of(site, new)
+                if isinstance(method, Budgeted):
+                    spent[i][site.name] = self._bits(site.name, new)
+                codes[site.name] = new
+                site = dataclasses.replace(site, code=new)
+        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})
+
+    def _bits(self, key: str, code: Code) -> float:
+        """What a code takes in a file, exactly."""
+        return 8.0 * len(record.encode(code, self.model.dtypes[key]))
+
+
+def encode(method: PerTensor, site: Site) -> Code:
+    """The method's code for a site, with the zeros of earlier steps still zero.
+
+    Raises RarefyError when its weights or what calibration saw of it are not finite.
+    """
+    refuse_non_finite(site)
+    code = method.encode(site)
+    keep = site.keep()
+    return code if keep is None else code.masked(keep.reshape(code.shape))
+
+
+def refuse_non_finite(site: Site) -> None:
+    """Raise RarefyError when a site's weights or second moments hold infinities or NaNs: no code of them means much."""
+    if not np.isfinite(site.weight()).all():
+        raise RarefyError(
+            f"{site.name} has infinite or NaN weights",
+            remedy=f"repair the weights, or keep it as it is with --exclude '{site.name}'",
+        )
+    if not all(moment.finite() for moment in site.statistics.values() if isinstance(moment, Moment)):
+        raise RarefyError(
+            f"what flows into {site.name} is not finite",
+            "an activation overflowed, or a weight before it is infinite or NaN",
+            f"check the weights and the data, or keep it as it is with --exclude '{site.name}'",
+        )
+
+
+def damage_of(site: Site, new: Code) -> float:
+    """Relative squared error of the site's output by the change, to six digits (the last ones depend on threads)."""
+    moment = next((m for m in site.statistics.values() if isinstance(m, Moment)), None)
+    before = site.weight()
+    return float(f"{relative_error(before, new.decode().reshape(before.shape), moment):.6g}")
+
+
+def merged(parts: Any) -> dict[str, Any]:
+    """One dict of several."""
+    return {key: value for part in parts for key, value in part.items()}
