@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from rarefy.recipe import Recipe
 
 RECIPE = "What is done (one of the two)"
+BUDGET = "How large it may be (one of the three)"
 
 EXAMPLES = examples(
+    "rarefy compress SmolLM2-135M out --size 50MB",
     "rarefy compress SmolLM2-135M out -m quantize.gptq:bits=4,group=64",
     "rarefy compress MODEL out -m prune.magnitude:n=2,m=4 -m quantize.gptq",
     "rarefy compress MODEL out -m quantize.gptq:group=128 --data notes.txt.xz",
@@ -59,6 +61,28 @@ def compress(
             metavar="NAME:SETTINGS",
             help="A method and its settings; repeatable, in order. `rarefy methods` lists them.",
             rich_help_panel=RECIPE,
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Bytes that all weight files may have: 60MB, 1.5GB. Without -r or -m by quantize.entropy.",
+            rich_help_panel=BUDGET,
+            show_default=False,
+        ),
+    ] = None,
+    bpw: Annotated[
+        float | None,
+        typer.Option(metavar="BITS", help="Bits a weight, whole file.", rich_help_panel=BUDGET, show_default=False),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TIMES",
+            help="Times smaller than 16 bits a weight, 32 for networks that do not read text.",
+            rich_help_panel=BUDGET,
             show_default=False,
         ),
     ] = None,
@@ -105,7 +129,8 @@ def compress(
     from rarefy.plan.predict import Needs
     from rarefy.report.progress import showing
 
-    steps = _recipe(recipe, method or [])  # before anything slow is imported: most mistakes are made here
+    limited = (size, bpw, ratio) != (None, None, None)
+    steps = _recipe(recipe, method or [], limited)  # before anything slow is imported: most mistakes are made here
     with session(threads, device), showing() as progress:
         network = opened(model, progress)
         with progress.task("reading weights and data", 0):
@@ -114,6 +139,9 @@ def compress(
             network,
             out,
             steps,
+            size=size,
+            bpw=bpw,
+            ratio=ratio,
             data=data or (),
             blocks=blocks,
             length=length,
@@ -133,8 +161,8 @@ def compress(
         _answer(model, network, made, json)
 
 
-def _recipe(file: Path | None, words: list[str]) -> Recipe:
-    """The recipe that one of -r and -m gives."""
+def _recipe(file: Path | None, words: list[str], limited: bool) -> Recipe | None:
+    """The recipe that one of -r and -m gives; none is needed where there is a budget."""
     from rarefy.errors import UsageError
     from rarefy.methods import names
     from rarefy.recipe import Recipe
@@ -143,9 +171,12 @@ def _recipe(file: Path | None, words: list[str]) -> Recipe:
         raise UsageError("-r and -m are both given", "a recipe says every method", "give one of the two")
     if file is not None:
         return Recipe.read(file)
+    if not words and limited:
+        return None
     if not words:
         raise UsageError(
-            "nothing is said of what to do", remedy=f"give -r RECIPE.toml, or -m with one of {', '.join(names())}"
+            "nothing is said of what to do",
+            remedy=f"give a budget such as --size 60MB, -r RECIPE.toml, or -m with one of {', '.join(names())}",
         )
     return Recipe.from_arguments(words)
 

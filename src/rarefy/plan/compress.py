@@ -16,6 +16,7 @@ from rarefy.measure import memory
 from rarefy.model import Model
 from rarefy.opening import open_model
 from rarefy.plan import predict
+from rarefy.plan.budget import budget, held
 from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
 from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from rarefy.method import Method
 
 __all__ = ["Result", "compress"]
+
+DEFAULT = "quantize.entropy"
+"""What is done where only a budget is given."""
 
 
 class _Journal:
@@ -71,8 +75,11 @@ class _Run:
 def compress(
     source: str | Path | Model | nn.Module,
     out: str | Path,
-    recipe: Recipe | Method | Sequence[str],
+    recipe: Recipe | Method | Sequence[str] | None = None,
     *,
+    size: str | int | None = None,
+    bpw: float | None = None,
+    ratio: float | None = None,
     data: Sequence[str | Path] = (),
     blocks: int = BLOCKS,
     length: int = LENGTH,
@@ -89,7 +96,10 @@ def compress(
     """Apply a recipe to a network and write the artifact `out`.
 
     source: whatever `rarefy.open` takes, or an opened model.
-    recipe: a recipe, a method, or words such as "quantize.gptq:bits=4,group=64".
+    recipe: a recipe, a method, or words such as "quantize.gptq:bits=4,group=64"; with a budget it may be left out, and
+        is quantize.entropy then.
+    size, bpw, ratio: a budget, one of: bytes of all weight files (or text such as "60MB"), bits a weight of the whole
+        file, times smaller than with 2 bytes a weight (networks that read tokens) or 4 (others).
     data: calibration files; without them the default text for networks that read tokens.
     blocks, length: at most so many calibration blocks, of so many tokens.
     threads: of all numerical libraries (default: the cores); part of what decides the bytes.
@@ -110,7 +120,9 @@ def compress(
         model = source if isinstance(source, Model) else open_model(source)
         output.check_outside(model.skeleton.folder)
         settings = {"seed": seed, "threads": count, "device": device, "dtype": dtype}
-        run = _prepare(model, _recipe(recipe, tuple(exclude), coder), data, blocks, length, settings)
+        limit = budget(model, size=size, bpw=bpw, ratio=ratio)
+        given = _recipe(recipe, tuple(exclude), coder, limit)
+        run = _prepare(model, given, data, blocks, length, settings)
         work = WorkFolder(output.work, run.key, model.dtypes, count)
         result = _already(run, output, work)
         if result is None:
@@ -123,9 +135,14 @@ def compress(
     return dataclasses.replace(result, seconds=time.monotonic() - began, peak_rss_bytes=memory.peak())
 
 
-def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...], coder: str | None) -> Recipe:
+def _recipe(
+    recipe: Recipe | Method | Sequence[str] | None, exclude: tuple[str, ...], coder: str | None, limit: int | None
+) -> Recipe:
+    """What was given as a recipe, with what was said beside it. limit: bytes of all weight files."""
     from rarefy.method import Method, PerTensor
 
+    if recipe is None:
+        recipe = [] if limit is None else [DEFAULT]
     if isinstance(recipe, Method):
         recipe = recipe if isinstance(recipe, Recipe) else Recipe((recipe,))
     else:
@@ -136,7 +153,8 @@ def _recipe(recipe: Recipe | Method | Sequence[str], exclude: tuple[str, ...], c
         dataclasses.replace(m, exclude=(*m.exclude, *exclude)) if isinstance(m, PerTensor) else m
         for m in recipe.methods
     ]
-    return Recipe(tuple(methods), coder or recipe.coder)
+    made = Recipe(tuple(methods), coder or recipe.coder)
+    return made if limit is None else held(made, limit)
 
 
 def _prepare(

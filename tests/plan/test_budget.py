@@ -1,0 +1,56 @@
+"""Budgets: sizes as people write them, and the recipe that is held to one."""
+
+import pytest
+import tiny
+
+from rarefy.errors import UsageError
+from rarefy.methods.prune.magnitude import Magnitude
+from rarefy.methods.quantize.entropy import Entropy
+from rarefy.methods.quantize.rtn import RTN
+from rarefy.plan.budget import budget, held, parse_size
+from rarefy.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("60MB", 60_000_000), ("1.5 gb", 1_500_000_000), (".5KB", 500), ("1234", 1234), ("7 B", 7)],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-3MB", "3 MiB", "1e6", "nan", "60MBs", "6 0MB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no size"):
+        parse_size(text)
+
+
+def test_a_budget_in_each_way() -> None:
+    text, images = tiny.opened("llama"), tiny.opened("resnet")
+    assert budget(text, size=None, bpw=None, ratio=None) is None
+    assert budget(text, size="2KB", bpw=None, ratio=None) == budget(text, size=2000, bpw=None, ratio=None) == 2000
+    assert budget(text, size=None, bpw=3.0, ratio=None) == int(3 * text.weights / 8)
+    assert budget(text, size=None, bpw=None, ratio=4.0) == int(2 * text.weights / 4)
+    assert budget(images, size=None, bpw=None, ratio=4.0) == images.weights
+
+
+@pytest.mark.parametrize("given", [{"size": 0}, {"bpw": 0.0}, {"bpw": float("nan")}, {"ratio": 0.0}, {"ratio": -1.0}])
+def test_a_budget_of_nothing_is_refused(given: dict) -> None:
+    with pytest.raises(UsageError, match="leaves no byte"):
+        budget(tiny.opened("llama"), **({"size": None, "bpw": None, "ratio": None} | given))
+
+
+def test_two_budgets_are_refused() -> None:
+    with pytest.raises(UsageError, match="size and ratio are both given"):
+        budget(tiny.opened("llama"), size="1KB", bpw=None, ratio=2.0)
+
+
+def test_the_one_able_method_is_held() -> None:
+    recipe = Recipe((Recipe((Magnitude(),)), Entropy(damping=0.02)), "rans")
+    assert held(recipe, 500) == Recipe((Magnitude(), Entropy(size=500, damping=0.02)), "rans")
+
+
+@pytest.mark.parametrize("methods", [(RTN(),), (Entropy(), Entropy())])
+def test_none_or_two_able_methods_are_refused(methods: tuple) -> None:
+    with pytest.raises(UsageError, match="to hold to a size"):
+        held(Recipe(methods), 500)
