@@ -9,6 +9,7 @@ or from Python with ``lm_eval.simple_evaluate(model=RarefyLM("OUT"), tasks=["piq
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from lm_eval.models.huggingface import HFLM
 from rarefy.errors import UsageError
 from rarefy.opening import open_model
 
+_log = logging.getLogger("lm_eval")  # the harness's own, which it shows
+
 
 @register_model("rarefy")
 class RarefyLM(HFLM):
@@ -28,7 +31,7 @@ class RarefyLM(HFLM):
     Args:
         pretrained: an artifact, a Hugging Face directory or a .gguf.
         tokenizer: a directory or a transformers tokenizer; left out, the one beside the weights.
-        device: where it computes; the processor where the harness does not say.
+        device: where it computes. The harness says cuda when nobody else does: where there is none, the processor.
         dtype: torch's name of the type in which it computes.
         settings: as for the harness's own ``hf``, e.g. ``batch_size`` and ``max_length``.
 
@@ -40,7 +43,7 @@ class RarefyLM(HFLM):
         self,
         pretrained: str,
         tokenizer: Any = None,
-        device: str | None = None,
+        device: str = "cuda",
         dtype: str = "float32",
         **settings: Any,
     ) -> None:
@@ -48,7 +51,10 @@ class RarefyLM(HFLM):
         precision = getattr(torch, dtype, None)
         if not isinstance(precision, torch.dtype):
             raise UsageError(f"dtype {dtype} is not known", remedy="use float32, bfloat16 or float16")
-        module = model.module(device or "cpu", precision)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            _log.warning("no CUDA device here: computing on the processor")
+            device = "cpu"
+        module = model.module(device, precision)
         if not isinstance(module, transformers.PreTrainedModel) or not module.can_generate():
             raise UsageError(f"{pretrained} is no language model", f"it is a {type(module).__name__}")
         if tokenizer is None or isinstance(tokenizer, str):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rarefy.measure.degeneration import Speech
     from rarefy.measure.evaluation import Evaluation
 
-_NAMES = {**NAMES, "kl": "KL to the original", "nll": "negative log likelihood"}
 _SCORES = ("perplexity", "accuracy", "spearman")
 
 _SPEECH: tuple[tuple[str, Callable[[Speech], str]], ...] = (
@@ -101,7 +100,7 @@ class Compared:
 
     def _against_the_original(self, table: Table, shown: Mapping[str, Evaluation]) -> None:
         divergences = [Text("0" if name == self.original else str(found.kl), "bold") for name, found in shown.items()]
-        table.add_row(Text(f"{distortion(next(iter(shown.values())))}, to the original", "bold"), *divergences)
+        table.add_row(Text(self._called("kl"), "bold"), *divergences)
         changed = [pair.changed for pair in self.comparison.pairs[-len(self.comparison.networks) :]]
         if None not in changed:
             table.add_row("answers unlike the original's", "0 %", *(_percent(each) for each in changed if each))
@@ -114,7 +113,7 @@ class Compared:
                 continue
             better = pair.better(name)
             table.add_row(
-                _NAMES.get(name, name),
+                self._called(name),
                 signed(interval),
                 "no difference seen" if better is None else f"{better} is better",
             )
@@ -126,8 +125,13 @@ class Compared:
         if pair.changed is not None and pair.second in self.networks:
             table.add_row("answers that differ", _percent(pair.changed))
         for each in pair.no_worse:
-            table.add_row(*_promise(each))
+            table.add_row(f"{self._called(each.measure)} worse by at most {each.margin:g}", *_promise(each))
         return table
+
+    def _called(self, measure: str) -> str:
+        if measure == "kl":
+            return f"{distortion(next(iter(self.comparison.networks.values())))}, to the original"
+        return "negative log likelihood" if measure == "nll" else NAMES.get(measure, measure)
 
 
 def _table(*heads: str) -> Table:
@@ -137,10 +141,10 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _promise(each: NoWorse) -> tuple[str, str, str]:
+def _promise(each: NoWorse) -> tuple[str, str]:
     sure = "over 99.9 %" if each.confidence > 0.999 else f"{100 * each.confidence:.1f} %"
     means = "holds" if each.holds else "does not hold" if each.confidence < 0.05 else "not shown: 95 % are asked for"
-    return f"{_NAMES.get(each.measure, each.measure)} worse by at most {each.margin:g}", f"{sure} sure", means
+    return f"{sure} sure", means
 
 
 def _percent(interval: Interval) -> str:
