@@ -1,7 +1,7 @@
 # make demo    compress a real language model, measure what it cost, hear both speak
 # make test    everything that must pass before a change lands
 # make lint    the part of it that only reads the source
-# make sanitize  the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
+# make sanitize  the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer (GCC): tests, and the fuzzer's corpus
 # make bench   the figures in docs, again (hours; each script goes on where it was)
 # make docs    check that pages and code agree
 
@@ -40,6 +40,9 @@ sanitize: $(VENV)/dev
 	  -C cmake.define.RAREFY_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site \
 	  $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/native tests/entropy tests/files
+	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DREPLAY -Isrc/rarefy/native \
+	  bench/fuzz/kernels.cpp $(filter-out %/module.cpp,$(wildcard src/rarefy/native/*.cpp)) -o $(SANITIZED)/replay
+	$(SANITIZED)/replay bench/fuzz/kernels.corpus
 
 docs: $(VENV)/dev
 	$(BIN)/python -m pytest -q tests/docs tests/methods
