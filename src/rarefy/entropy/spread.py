@@ -1,7 +1,7 @@
 """How widely the integers of a matrix spread: a scale index for each row and each column, whose sum a symbol is given.
 
 Index j stands for a bell of scale 2^(j / 4 - 4) (`parametric`). The indices are those at which every row and column has
-the mean magnitude, each weight against what its bell predicts, which is maximum likelihood for a Laplace law.
+the mean magnitude that their bells predict, each symbol weighted by how far it tells.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def fit(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -
 
 
 def _balanced(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None, others: Floats, level: float) -> Floats:
-    """The index of each row at which sum_i |q_i| / E|q_i| has as many terms as there are symbols."""
-    weights = (1 / _expected(others + level)).astype(np.float32)
-    terms = others.size if keep is None else np.maximum(keep @ np.ones(others.size, np.float32), 1)
-    observed = magnitude @ weights * np.float32(others.size) / terms
+    """The index of each row at which sum_i w_i |q_i| is what it should be, w_i = 1 / (1 + E|q_i|): as much as a column
+    is told of its scale by one integer, nearly nothing where that is nearly always zero."""
+    weights = (1 / (1 + _expected(others + level))).astype(np.float32)
+    if keep is None:
+        observed = magnitude @ weights
+    else:
+        observed = magnitude @ weights * weights.sum() / np.maximum(keep @ weights, np.float32(1e-6))
     # The columns' indices as a histogram would do: they are few.
     predicted = np.array([(weights * _expected(others + index)).sum() for index in _RANGE])
     index: Floats = np.interp(observed, predicted, _RANGE)
@@ -53,8 +56,8 @@ def _balanced(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None, ot
 
 def _expected(index: Floats) -> Floats:
     """E|q| of a Laplace law of that scale, rounded to integers: sum over k > 0 of P(|x| > k - 1/2)."""
-    rate = np.sqrt(2) / np.exp2(np.clip(index, -8, 2 * SCALES) / 4 - 4)
-    mean: Floats = np.maximum(np.exp(-rate / 2) / -np.expm1(-rate), 1e-6)
+    rate = np.sqrt(2) / np.exp2(np.clip(index, -16, 2 * SCALES) / 4 - 4)
+    mean: Floats = np.exp(-rate / 2) / -np.expm1(-rate)
     return mean
 
 
