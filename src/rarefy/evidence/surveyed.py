@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 def kept(sites: Sequence[Site]) -> tuple[dict[str, Code], dict[str, Any]]:
     """Codes and notes from which `Surveyed` knows the curvature of these sites.
 
-    Moments only where a matrix is looked up: the walk gathers those of the others again, from inputs that drifted.
+    Moments only where they are not those of the inputs, which the walk gathers again as they have drifted: of lookups,
+    and where a law is of a whole example.
     """
     codes: dict[str, Code] = {}
     notes: dict[str, Any] = {}
     for site in sites:
         uses = site.statistics.get(Curvature(), ())
-        looked_up = any(use.kind == "embedding" for use in uses)
-        notes[site.name] = [[use.kind, use.count, looked_up] for use in uses] or site.obstacles.get(Curvature(), "")
+        own = any(use.moment is not site.statistics.get(SecondMoment()) for use in uses)
+        notes[site.name] = [[use.kind, use.count, own] for use in uses] or site.obstacles.get(Curvature(), "")
         for i, use in enumerate(uses):
             codes[_rows(site.name, i)] = Dense.of(use.rows)
-            if looked_up:
+            if own:
                 codes[_moment(site.name, i)] = Dense.of(use.moment.s)
     return codes, notes
 
@@ -49,8 +50,8 @@ class Surveyed:
         if isinstance(noted, str):
             return dataclasses.replace(site, obstacles={**site.obstacles, Curvature(): noted})
         uses = []
-        for i, (kind, count, looked_up) in enumerate(noted):
-            if looked_up:
+        for i, (kind, count, own) in enumerate(noted):
+            if own:
                 moment = Moment(self._codes[_moment(site.name, i)].decode(), count)
             elif SecondMoment() in site.statistics:
                 moment = site.statistics[SecondMoment()]
