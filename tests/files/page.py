@@ -1,7 +1,6 @@
 """A reader of Rarefy's weight files, written from docs/format.md alone, with NumPy and without speed."""
 
 import binascii
-import json
 import math
 from io import BytesIO
 
@@ -11,33 +10,12 @@ from page_coders import CODERS, varint
 SIZES = [4, 2, 2, 8, 8, 4, 2, 1, 1, 1, 1, 1, 2, 4, 8]
 MANTISSA = {0: 23, 1: 7, 2: 10, 3: 52, 10: 3, 11: 2}
 ROOTS = [np.float32(math.prod(2.0 ** (2**b / 32) for b in range(5) if k >> b & 1)) for k in range(32)]
-ENDINGS = [b"", b"weight", b"bias", b".weight", b".bias", b"running_mean", b"running_var", b"num_batches_tracked"]
 
 
 def checked(b, end):
     covered = b.getvalue()[:end]
     n, value = (2, binascii.crc_hqx(covered, 0xFFFF)) if end < 2048 else (4, binascii.crc32(covered))
     assert (b.tell(), b.read(n)) == (end, value.to_bytes(n, "little"))
-
-
-def artifact(folder):
-    index, tensors, names, name = folder / "model.safetensors.index.json", {}, [], b""
-    for shard in set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else ["model.safetensors"]:
-        data = (folder / shard).read_bytes()
-        start = 8 + int.from_bytes(data[:8], "little")
-        offsets = {k: v["data_offsets"] for k, v in json.loads(data[8:start]).items() if k != "__metadata__"}
-        tensors |= {name: data[start + a : start + z] for name, (a, z) in offsets.items()}
-    if set(tensors) != {"rarefy"}:
-        return tensors
-    b = BytesIO(tensors["rarefy"])
-    end = varint(b) + b.tell()
-    for _ in range(varint(b) >> 4):
-        shared, (length, ending) = varint(b), divmod(varint(b), 8)
-        name = name[:shared] + b.read(length) + ENDINGS[ending]
-        names.append(name.decode())
-    sizes = [varint(b) for _ in names]
-    checked(b, end)
-    return {name: b.read(size) for name, size in zip(names, sizes, strict=True)}
 
 
 def record(data, base=None):

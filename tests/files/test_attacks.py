@@ -19,7 +19,7 @@ from rarefy.files.container import Reader, holds_records
 from rarefy.files.directory import TensorDirectory
 from rarefy.opening import open_model
 
-FILES, NETWORK, ELEMENT, BASE = 64, 1024, 16, 16_000_000
+FILES, NETWORK, ELEMENT, BASE = 64, 2048, 16, 16_000_000
 """Bytes of memory for a byte of the files, for one of those that are opened as a network, for an element that is
 restored, and for anything at all: docs/format.md says them."""
 

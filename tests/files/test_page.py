@@ -1,4 +1,5 @@
-"""docs/format.md is enough to write a reader from: the one in `page` and `page_coders` opens every golden file."""
+"""docs/format.md is enough to write a reader from: the one in `page`, `page_coders`
+and `page_files` opens every golden file."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 import golden
 import numpy as np
 import page
+import page_files
 import pytest
 
 RECORDS = sorted(path.stem for path in golden.FOLDER.glob("*.record"))
@@ -16,7 +18,7 @@ def test_every_golden_file_is_known() -> None:
     assert sorted([*golden.CODES, *golden.DIFFERENCES]) == RECORDS
 
 
-@pytest.mark.parametrize("file", ["page.py", "page_coders.py"])
+@pytest.mark.parametrize("file", ["page.py", "page_coders.py", "page_files.py"])
 def test_the_reader_is_short_and_knows_nothing_of_the_package(file: str) -> None:
     text = (Path(__file__).parent / file).read_text()
     assert len(text.splitlines()) <= 150
@@ -43,7 +45,9 @@ def test_reads_golden_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(golden.ARTIFACTS))
 def test_reads_golden_artifacts(name: str) -> None:
-    read = page.artifact(golden.FOLDER / name)
-    assert read == dict(golden.items())
-    for key, data in read.items():
-        np.testing.assert_array_equal(page.record(data)[0], golden.CODES[golden.PARAMETERS[key]]()[0].decode())
+    read = page_files.artifact(golden.FOLDER / name)
+    assert set(read) == set(golden.PARAMETERS)
+    for key, (values, dtype) in read.items():
+        code, original = golden.CODES[golden.PARAMETERS[key]]()
+        np.testing.assert_array_equal(values, code.decode())
+        assert (values.shape, dtype) == (code.shape, golden.NUMBERS[original])

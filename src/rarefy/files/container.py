@@ -1,4 +1,5 @@
-"""Records in safetensors files: spread, a tensor each; or single, all in one, where headers would outweigh them."""
+"""Records in safetensors files: spread, a tensor each; or single, all in one, where headers would outweigh them, the
+smallest networks in a compact form (`files.compact`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from rarefy.errors import FormatError, ResourceError
+from rarefy.files import compact
 from rarefy.files import record as records
 from rarefy.files.atomic import write_json
 from rarefy.files.directory import INDEX, SINGLE, TensorDirectory
@@ -30,6 +32,12 @@ ALL: Final = "rarefy"
 
 SINGLE_BYTES: Final = 64_000
 """Records that are smaller together use the single layout."""
+
+COMPACT: Final = b"\0"
+"""How the tensor of the compact layout begins, where a table would say its length."""
+
+COMPACT_BYTES: Final = 1 << 17
+"""The most that it has, since it is read whole."""
 
 SHARD_BYTES: Final = 5_000_000_000
 _METADATA: Final = {"format": "pt", "rarefy": str(VERSION)}
@@ -74,7 +82,7 @@ def write(
         raise ValueError("a parameter is given twice")
     # A parameter that is itself called "rarefy" would read as the single layout, so it is put into one.
     if sum(part.size for _, part in parts) < single_bytes or ALL in names:
-        write_tensors(folder / SINGLE, [(ALL, _single(parts))])
+        write_tensors(folder / SINGLE, [(ALL, _compact(parts) or _single(parts))])
         return (SINGLE,)
     shards = _shards(parts, shard_bytes)
     if len(shards) == 1:
@@ -109,6 +117,7 @@ class Reader:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.files = TensorDirectory(folder)
         self._places: dict[str, tuple[str, int, int]] = {}
+        self._held: dict[str, bytes] = {}
         entries = self.files.entries
         other = next((name for name, e in entries.items() if e.dtype != "U8" or e.shape != (e.size,)), None)
         if other is not None:
@@ -118,6 +127,8 @@ class Reader:
         if not self.single:
             self._expect_version()
             self._places = {name: (name, 0, entry.size) for name, entry in entries.items()}
+        elif self.files.read_bytes(ALL, 0, 1) == COMPACT:
+            self._read_compact(entries[ALL].size)
         else:
             self._places = {name: (ALL, at, size) for name, at, size in self._contents(entries[ALL].size)}
         self.sizes = {name: size for name, (_, _, size) in self._places.items()}
@@ -143,15 +154,20 @@ class Reader:
     def record(self, name: str) -> bytes:
         """A parameter's record."""
         tensor, at, size = self._places[name]
-        return self.files.read_bytes(tensor, at, size)
+        return self._held.get(name) or self.files.read_bytes(tensor, at, size)
 
     def part_into(self, name: str, offset: int, out: memoryview) -> None:
         """Fill `out` with bytes of a parameter's record from `offset` on, of which it must have as many."""
+        if name in self._held:
+            out[:] = self._held[name][offset : offset + len(out)]
+            return
         tensor, at, _ = self._places[name]
         self.files.file(tensor).read_into(tensor, at + offset, out)
 
     def head(self, name: str) -> Head:
         """A parameter's head, reading no more of the file. Raises FormatError."""
+        if name in self._held:
+            return records.parse(self._held[name])
         tensor, at, size = self._places[name]
         prefix = self.files.read_bytes(tensor, at, min(size, 4096))
         needed = records.head_size(prefix)
@@ -177,6 +193,24 @@ class Reader:
                 raise FormatError(f"{file.path} is not an artifact's", "its metadata do not say rarefy")
             if version != str(VERSION):
                 raise FormatError(f"{file.path} has version {version}", remedy="open it with a newer rarefy")
+
+    def _read_compact(self, total: int) -> None:
+        """All records of the compact layout, made ordinary ones."""
+        what = f"the tensor of {self.files.file(ALL).path}"
+        if total > COMPACT_BYTES:
+            raise FormatError(f"{what} is compact and has {total} bytes", f"at most {COMPACT_BYTES} are allowed")
+        data = self.files.read_bytes(ALL)
+        end = total - checksum_size(max(0, total - 2))
+        if end < 1 or checksum(data[:end]) != data[end:]:
+            raise FormatError(f"{what} is damaged", "its checksum is wrong")
+        cursor = Cursor(data[:end], what, len(COMPACT))
+        names = read_names(cursor, cursor.varint())
+        at = cursor.at
+        for name, (record, size) in zip(names, compact.read(cursor, len(names)), strict=True):
+            self._places[name], self._held[name] = (ALL, at, size), record
+            at += size
+        if cursor.left:
+            raise FormatError(f"{what} does not end with its last record")
 
     def _contents(self, total: int) -> Iterator[tuple[str, int, int]]:
         """Names, offsets and sizes from the table at the start of the single layout's tensor."""
@@ -228,6 +262,18 @@ class _Part:
                     yield chunk
         except OSError as error:
             raise ResourceError(f"cannot read {self.source}", error.strerror or "") from error
+
+
+def _compact(parts: list[tuple[str, Record]]) -> Payload | None:
+    """The layout for the smallest networks; None where a record is too large for it, or of another form."""
+    if sum(part.size for _, part in parts) >= SINGLE_BYTES:
+        return None
+    body = compact.write(b"".join(part.chunks()) for _, part in parts)
+    if body is None:
+        return None
+    data = COMPACT + varint(len(parts)) + write_names(name for name, _ in parts) + body
+    data += checksum(data)
+    return Payload("U8", (len(data),), len(data), [data]) if len(data) <= COMPACT_BYTES else None
 
 
 def _single(parts: list[tuple[str, Record]]) -> Payload:

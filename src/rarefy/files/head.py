@@ -25,6 +25,9 @@ RAW: Final = 0
 INLINE, COUNT = 1, 2
 """Flags of a stream: its coded bytes stand in the head; its number of symbols is written."""
 
+INLINE_BYTES: Final = 1024
+"""Streams of fewer coded bytes stand in the head, under its checksum, instead of paying for their own."""
+
 _SHORT: Final = 2048
 
 
@@ -109,7 +112,7 @@ def write_head(shape: tuple[int, ...], dtype: int, node: Node, streams: list[Til
     body = bytearray(varint(dtype + 32 * len(shape)))
     for size in shape:
         body += varint(size)
-    _write_node(node, body)
+    write_node(node, body)
     before = math.prod(shape)
     for stream in streams:
         _write_stream(stream, before, body)
@@ -118,14 +121,15 @@ def write_head(shape: tuple[int, ...], dtype: int, node: Node, streams: list[Til
     return head + checksum(head)
 
 
-def _write_node(node: Node, out: bytearray) -> None:
+def write_node(node: Node, out: bytearray) -> None:
+    """Append the bytes of a tree of codes."""
     if len(node.settings) > 7 or len(node.children) > 3:
         raise ValueError(f"code kind {node.kind} has more than 7 settings or 3 codes inside")
     out += varint(len(node.children) + 4 * len(node.settings) + 32 * node.kind)
     for value in node.settings:
         out += varint(value)
     for child in node.children:
-        _write_node(child, out)
+        write_node(child, out)
 
 
 def _write_stream(stream: Tiles, before: int, out: bytearray) -> None:

@@ -44,17 +44,44 @@ def parse_head(data: bytes | memoryview) -> Head:
     return _Reader(covered, cursor.at).head(size)
 
 
+def read_shape(cursor: Cursor, dimensions: int) -> tuple[int, ...]:
+    """So many dimensions. Raises FormatError for too many, or too large ones."""
+    if dimensions > MAX_DIMENSIONS:
+        raise FormatError(f"a record has {dimensions} dimensions, more than {MAX_DIMENSIONS}")
+    shape = tuple(cursor.varint() for _ in range(dimensions))
+    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+        raise FormatError("a record's shape is too large")
+    return shape
+
+
+def read_node(cursor: Cursor) -> Node:
+    """A tree of codes. Raises FormatError for unknown kinds, and for trees that are too deep or too large."""
+    left = MAX_NODES
+
+    def node(depth: int) -> Node:
+        nonlocal left
+        left -= 1
+        if depth == MAX_DEPTH or left < 0:
+            raise FormatError(f"codes are nested deeper than {MAX_DEPTH} or more than {MAX_NODES}")
+        kind, arity = divmod(cursor.varint(), 32)
+        kind_of(Node(kind, ()))
+        settings, children = divmod(arity, 4)
+        values = tuple(cursor.varint() for _ in range(settings))
+        return Node(kind, values, tuple(node(depth + 1) for _ in range(children)))
+
+    return node(0)
+
+
 class _Reader:
     """One pass over a head whose checksum is right, which says nothing about who wrote it."""
 
     def __init__(self, data: memoryview, at: int) -> None:
         self.cursor = Cursor(data, "the head", at)
-        self.nodes = 0
         self.coders = {coder.ID for coder in coders().values()}
 
     def head(self, size: int) -> Head:
         shape, dtype = self.shape()
-        node = self.node(0)
+        node = read_node(self.cursor)
         called = tuple(names(node))
         streams: list[Tiles] = []
         before = math.prod(shape)
@@ -71,22 +98,7 @@ class _Reader:
             raise FormatError(f"record flags {dimensions} are not known to this version", remedy=_NEWER)
         if number not in BY_NUMBER:
             raise FormatError(f"element type {number} is not known to this version", remedy=_NEWER)
-        if dimensions > MAX_DIMENSIONS:
-            raise FormatError(f"a record has {dimensions} dimensions, more than {MAX_DIMENSIONS}")
-        shape = tuple(self.cursor.varint() for _ in range(dimensions))
-        if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
-            raise FormatError("a record's shape is too large")
-        return shape, BY_NUMBER[number].name
-
-    def node(self, depth: int) -> Node:
-        self.nodes += 1
-        if depth == MAX_DEPTH or self.nodes > MAX_NODES:
-            raise FormatError(f"codes are nested deeper than {MAX_DEPTH} or more than {MAX_NODES}")
-        kind, arity = divmod(self.cursor.varint(), 32)
-        kind_of(Node(kind, ()))
-        settings, children = divmod(arity, 4)
-        values = tuple(self.cursor.varint() for _ in range(settings))
-        return Node(kind, values, tuple(self.node(depth + 1) for _ in range(children)))
+        return read_shape(self.cursor, dimensions), BY_NUMBER[number].name
 
     def stream(self, before: int) -> Tiles:
         coder, flags = divmod(self.cursor.varint(), 4)

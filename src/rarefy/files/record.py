@@ -14,7 +14,7 @@ from rarefy.entropy import coder as by_name
 from rarefy.entropy.choice import choice
 from rarefy.entropy.stream import TILE_SYMBOLS
 from rarefy.errors import FormatError
-from rarefy.files.head import Head, Tiles, write_head
+from rarefy.files.head import INLINE_BYTES, Head, Tiles, write_head
 from rarefy.files.parse import PREFIX, head_size, parse_head
 from rarefy.native import crc32
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INLINE_BYTES: Final = 1024
-"""Streams of fewer coded bytes stand in the head, under its checksum, instead of paying for their own."""
+SMALL: Final = 4096
+"""Streams of no more symbols may also be coded in contexts, which need no table; slowly, but that is a millisecond."""
 
 _WORTH: Final = 0.995
 """A coder must take off this much: bytes as they are decode at the speed of memory."""
@@ -45,9 +45,15 @@ def encode(code: Code, dtype: str, coder: str | None = None, threads: int = 1) -
 
     Raises UsageError for an unknown coder, FormatError for an unknown dtype.
     """
-    choices = [by_name(name) for name in choice(coder)]
-    best = _likely if coder is None else _shortest
-    coded = [best(stream, choices, threads) for stream in code.streams()]
+    choices, tables_outweigh = [by_name(name) for name in choice(coder)], [by_name("context")]
+    coded = []
+    for stream in code.streams():
+        if coder is not None:
+            coded.append(_shortest(stream, choices, threads))
+        elif stream.symbols.size <= SMALL:
+            coded.append(_shortest(stream, choices + tables_outweigh, threads))
+        else:
+            coded.append(_likely(stream, choices, threads))
     head = write_head(code.shape, dtype_of(dtype).number, code.node(), [stream for stream, _ in coded])
     return b"".join([head, *(tile for _, tiles in coded for tile in tiles)])
 

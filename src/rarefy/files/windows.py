@@ -18,9 +18,8 @@ from rarefy.codes import Dense, Node
 from rarefy.codes.difference import RUN, WAYS, Difference, apart, rotated
 from rarefy.entropy import context, rans_tiles
 from rarefy.files.buffers import Buffers
-from rarefy.files.head import RAW, Tiles, write_head
+from rarefy.files.head import INLINE_BYTES, RAW, Tiles, write_head
 from rarefy.files.in_order import in_order
-from rarefy.files.record import INLINE_BYTES
 from rarefy.native import _kernels, crc32
 
 if TYPE_CHECKING:

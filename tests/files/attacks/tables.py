@@ -48,3 +48,30 @@ def damaged_table(folder: Path) -> None:
 
 
 attack("lying", "a name changed under its checksum", damaged_table, "checksum is wrong")
+
+
+# The compact form
+
+
+def compacted(rest: bytes, names: bytes = b"\x00\x08a", count: int = 1) -> Make:
+    data = b"\0" + varint(count) + names + rest
+    return lambda folder: write(folder / MODEL, [("rarefy", payload(data + checksum(data)))])
+
+
+BF16 = b"\x20\x02\x04\x01"
+attack("truncated", "a compact record that ends early", compacted(BF16 + b"\0ab\0a"), "ends early")
+attack(
+    "truncated", "a compact tensor of one byte", lambda f: write(f / MODEL, [("rarefy", payload(b"\0"))]), "checksum"
+)
+attack("oversized", "bytes after the last compact record", compacted(BF16 + b"\0ab\0abc"), "last record")
+attack("oversized", "a compact tensor of 2^18 bytes", compacted(bytes(2**18)), "at most 131072")
+attack("lying", "a compact record without a code", compacted(b"\x30\x02\0ab\0ab"), "without a code")
+attack("lying", "a compact stream of no count", compacted(BF16 + b"\x03ab"), "no count")
+attack("gigantic", "2^60 compact records", compacted(b"", b"\x00\x08a", 2**60), "ends early")
+attack("gigantic", "a compact tensor of 2^62 elements", compacted(b"\x40" + 2 * varint(2**31) + BF16[2:]), "too large")
+attack(
+    "gigantic",
+    "a compact stream of 2^40 symbols",
+    compacted(BF16 + 2 * (b"\x06" + varint(2**40) + b"\0\0")),
+    "more than",
+)
