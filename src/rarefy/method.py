@@ -23,6 +23,9 @@ from rarefy.settings import split_outside_brackets
 from rarefy.units import human
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rarefy.codes import Code
 
 
@@ -102,10 +105,16 @@ class Budgeted(PerTensor):
 
     bits: float = setting(3.0, "bits a weight to spend on the tensors it takes, scales counted", low=0.1, high=12)
     size: int = setting(0, "bytes that all weight files may have in the end, in place of bits", low=0)
+    step: float = setting(0.0, "c, in place of bits or size: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
 
     @abstractmethod
     def forecast(self, site: Site) -> dict[str, Any]:
-        """What a site would take, as JSON values, its number of `weights` among them."""
+        """What a site would take, as JSON values: its number of `weights`, `bits` of all of them at some `steps`, and
+        the `errors` left there, root mean square over that of a uniform error within a step."""
+
+    @abstractmethod
+    def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
+        """An error (out, in) such as a step of 1 would leave if errors were uniform within a step."""
 
     @abstractmethod
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Budgeted:

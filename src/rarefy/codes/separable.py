@@ -132,6 +132,11 @@ class Separable(Code):
         yield Stream("values", *((symbols, given) if kept is None else (symbols[kept], given[kept])))
         yield Stream("far", self.q[far].astype("<i4").view(np.uint8))
 
+    def parts(self, count: int) -> list[Separable]:
+        """So many equal runs of rows, each by itself."""
+        pieces = zip(np.split(self.q, count), np.split(self.rows, count), strict=True)
+        return [Separable(q, rows, self.columns, self.points.decode(), shape=q.shape) for q, rows in pieces]
+
     def values(self) -> Stream:
         """The stream of the integers, by far the largest."""
         return next(stream for stream in self.streams() if stream.name == "values")

@@ -40,6 +40,14 @@ def quadratic(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
     return float((rows @ torch.from_numpy(s)).mul_(rows).sum(dtype=torch.float64))
 
 
+def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a b for a (m, k), b (k, n)."""
+    import torch
+
+    made: NDArray[np.float32] = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    return made
+
+
 def subtract_product(c: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
     """c -= a^T b in place, for a (k, m), b (k, n), c (m, n)."""
     import torch

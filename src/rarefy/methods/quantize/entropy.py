@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from rarefy.codes.separable import Separable, exponents, powers
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
-from rarefy.maths.linalg import combined, damped, inverse_factor
+from rarefy.maths.linalg import combined, damped, inverse_factor, product
 from rarefy.maths.rounding import BLOCK, round_sequentially
 from rarefy.method import Budgeted, setting
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 LEAST = 1e-3
 """Of their mean, what every output row's Fisher information is taken to be at least: calibration is not all text."""
 
-SAMPLE = 1 / 16
-"""Of a matrix's rows, those that a forecast of its rate rounds, and at least 64: rows do not know each other."""
+SAMPLE, LEAST_ROWS = 1 / 32, 32
+"""Of a matrix's rows, the share that a forecast of its rate rounds, and at least how many."""
 
 SIDE_BITS = 12
 """What the scale and the spread of a row or a column take, about."""
 
-FORECAST_BITS = (0.5, 1, 2, 3, 4, 5, 7)
+FORECAST_BITS = (0.5, 1.5, 2.5, 3.5, 5, 7)
 """Where a forecast looks, in bits a weight by the rule of thumb for a Gaussian at high rate."""
 
 
@@ -45,7 +46,6 @@ class Entropy(Budgeted):
     spends `bits` is found beforehand from a sample of rows, and found again after each segment for what is left.
     """
 
-    step: float = setting(0.0, "c, in place of bits or size: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
     damping: float = setting(0.01, "added to the second moment's diagonal, as a share of its mean", low=0, high=10)
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Curvature()})
@@ -61,24 +61,44 @@ class Entropy(Budgeted):
         return np.maximum(g, np.float32(LEAST)), inverse_factor(damped(s, self.damping)).astype(np.float32)
 
     def forecast(self, site: Site) -> dict[str, Any]:
-        """Bits of a site at several steps, from a sample of its rows."""
+        """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
         w, keep = site.weight(), site.keep()
         g, u = self._metric(site)
-        rows = np.unique(np.linspace(0, len(w) - 1, max(64, int(SAMPLE * len(w)))).astype(np.intp))
+        out, columns = w.shape
+        rows = np.unique(np.linspace(0, out - 1, max(LEAST_ROWS, int(SAMPLE * out))).astype(np.intp))
         w, g, keep = w[rows], g[rows], None if keep is None else keep[rows]
-        scaled = np.abs(w * np.sqrt(g)[:, None] / np.diagonal(u))
+        scaled = w * np.sqrt(g)[:, None] / np.diagonal(u)
         # A Gaussian in steps of its deviation has log2 sqrt(2 pi e) = 2.05 bits.
         middle = np.log2(np.sqrt(np.mean(np.square(scaled), dtype=np.float64)) or 1.0) + 2.05
-        out, columns = site.weight().shape
         steps = [float(np.exp2(middle - bits)) for bits in FORECAST_BITS]
-        values = [_rounded(w, keep, g, u, step, w.shape).values().bits() for step in steps]
+        # All steps in one go: each is a factor of its own rows.
+        every = np.concatenate([g / np.float32(step) ** 2 for step in steps])
+        many = len(steps)
+        code = _rounded(np.tile(w, (many, 1)), None if keep is None else np.tile(keep, (many, 1)), every, u, 1.0)
+        parts = code.parts(many)
         side = SIDE_BITS * (out + columns)
-        return {"steps": steps, "bits": [side + out / len(w) * v for v in values], "weights": out * columns}
+        return {
+            "steps": steps,
+            "bits": [side + out / len(w) * part.values().bits() for part in parts],
+            "errors": [_error(part.decode() - w, g, u) / step for part, step in zip(parts, steps, strict=True)],
+            "weights": out * columns,
+        }
+
+    def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
+        g, u = self._metric(site)
+        uniform = random.random((len(g), len(u)), np.float32) - np.float32(0.5)
+        return product(uniform / np.sqrt(g)[:, None], u)
 
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Entropy:
         if self.step:
             return self
         return dataclasses.replace(self, step=root([Curve(f["steps"], f["bits"]) for f in forecasts], bits))
+
+
+def _error(e: NDArray[np.float32], g: NDArray[np.float32], u: NDArray[np.float32]) -> float:
+    """Root mean square of sqrt(g_r) (e U^-1)_ri, over that of a uniform error within 1."""
+    whitened = solve_triangular(u, e.T, trans="T", check_finite=False)
+    return float(np.sqrt(12 * np.mean(np.square(whitened * np.sqrt(g)), dtype=np.float64)))
 
 
 def _rounded(
@@ -87,7 +107,7 @@ def _rounded(
     g: NDArray[np.float32],
     u: NDArray[np.float32],
     step: float,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
 ) -> Separable:
     rows, columns = exponents(1 / np.sqrt(g)), exponents(step * np.diagonal(u))
     scales, steps = powers(rows), powers(columns)
@@ -102,4 +122,4 @@ def _rounded(
         return rounded
 
     round_sequentially(w, u, round_column, block=BLOCK)
-    return Separable(np.ascontiguousarray(q.T), rows, columns, shape=shape)
+    return Separable(np.ascontiguousarray(q.T), rows, columns, shape=shape or w.shape)
