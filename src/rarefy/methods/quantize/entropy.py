@@ -87,7 +87,7 @@ class Entropy(Budgeted):
     def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
         g, u = self._metric(site)
         uniform = random.random((len(g), len(u)), np.float32) - np.float32(0.5)
-        return product(uniform / np.sqrt(g)[:, None], u)
+        return product((uniform / np.sqrt(g)[:, None]).astype(np.float32), u)
 
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Entropy:
         if self.step:
