@@ -32,14 +32,16 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports
 
 # A build of its own, in front of the installed one. Python itself is not built for it: the runtimes are loaded first,
-# with libstdc++ for the exceptions that they watch, and what the interpreter never frees is no leak of ours.
+# with libstdc++ for the exceptions that they watch, and what the interpreter never frees is no leak of ours. Memory is
+# not measured here: AddressSanitizer holds on to what is freed.
 SANITIZED := build/sanitize
 RUNTIMES = $(foreach lib,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(lib)))
 sanitize: $(VENV)/dev
 	$(PIP) --no-deps --upgrade --target $(SANITIZED)/site -C build-dir=$(SANITIZED)/cmake \
 	  -C cmake.define.RAREFY_SANITIZE=ON -C cmake.build-type=RelWithDebInfo .
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site \
-	  $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/native tests/entropy tests/files
+	  $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/native tests/entropy tests/files \
+	  --deselect tests/files/test_attacks.py::test_memory_is_bounded_by_the_size_of_the_files
 	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DREPLAY -Isrc/rarefy/native \
 	  bench/fuzz/kernels.cpp $(filter-out %/module.cpp,$(wildcard src/rarefy/native/*.cpp)) -o $(SANITIZED)/replay
 	$(SANITIZED)/replay bench/fuzz/kernels.corpus
