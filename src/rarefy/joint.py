@@ -24,6 +24,7 @@ from rarefy.evidence import (
     survey,
     walk,
 )
+from rarefy.evidence.sites import Visit
 from rarefy.files import record
 from rarefy.files.container import overhead
 from rarefy.method import Budgeted, PerTensor
@@ -40,11 +41,11 @@ def apply_jointly(
 
     Where one asks for curvature, a survey of the network as it is goes before.
     """
-    joint = _Joint(methods, model)
+    joint = Joint(methods, model)
     needs = frozenset[Statistic]().union(*(method.needs for method in methods))
     if Curvature() in needs:
         needs = needs - {Curvature()} | {SecondMoment()}
-        joint.learn(survey(model, evidence, joint.look, f"{name}-survey", seed=seed))
+        joint.survey(evidence, name, seed=seed)
     made = walk(model, evidence, needs, joint.visit, name)
     codes = ChainMap[str, Any](*(visited.codes for visited in made))  # type: ignore[arg-type]
     for i, method in enumerate(methods):
@@ -54,14 +55,31 @@ def apply_jointly(
     return model
 
 
-class _Joint:
-    """What is done in a segment, by a survey and by the walk."""
+class Joint:
+    """What is done in a segment, by a survey and by the walk.
+
+    forecasts: of each method that can be held to a rate, those of its sites. rest: bits of all other tensors.
+    """
 
     def __init__(self, methods: Sequence[PerTensor], model: Model) -> None:
         self.methods, self.model = methods, model
         self.known: Surveyed | None = None
         self.forecasts: list[dict[str, Any]] = [{} for _ in methods]
         self.rest = [0.0 for _ in methods]
+
+    def survey(self, evidence: Evidence, name: str, *, seed: int, also: Visit | None = None) -> list[Visited]:
+        """Forecast what all sites take. Where the journal has the survey called `name`, that one.
+
+        also: what else is made of a segment's sites, for whoever asked.
+        """
+
+        def look(sites: list[Site], before: Sequence[Visited]) -> Visited:
+            own, more = self.look(sites, before), Visited({}) if also is None else also(sites, before)
+            return Visited({**own.codes, **more.codes}, {**own.notes, **more.notes})
+
+        looked = survey(self.model, evidence, look, f"{name}-survey", seed=seed)
+        self.learn(looked)
+        return looked
 
     def look(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
         """What a survey leaves of a segment."""
