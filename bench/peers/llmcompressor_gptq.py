@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,10 +21,10 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 from datasets import Dataset
+from dense import save, spent_safetensors
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from meter import Meter
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -81,11 +80,11 @@ def dense(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, fl
     return kept, {"quantized_layers": count, "worst_off_grid": round(worst, 4)}
 
 
-def packed_bytes(model: PreTrainedModel) -> int:
-    """Bytes of the weight files that the peer would publish."""
+def packed(model: PreTrainedModel) -> dict[str, int]:
+    """Where the bytes of the weight files went that the peer would publish."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_compressed=True)
-        return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        return spent_safetensors(Path(folder))
 
 
 def main() -> None:
@@ -112,14 +111,10 @@ def main() -> None:
         )
     with meter.part("write"):
         weights, facts = dense(model)
-        asked.out.mkdir(parents=True, exist_ok=True)
-        save_file(weights, asked.out / "model.safetensors", metadata={"format": "pt"})
-    for file in asked.model.iterdir():
-        if file.suffix != ".safetensors":
-            shutil.copy(file, asked.out)
+        save(asked.model, asked.out, weights)
     settings = {k: getattr(asked, k) for k in ("dtype", "actorder", "batch", "threads")}
     packages = ["llmcompressor", "compressed-tensors", "torch", "transformers"]
-    size = {"tokens": list(tokens.shape), "packed_bytes": packed_bytes(model)}
+    size = {"tokens": list(tokens.shape), "bytes": packed(model)}
     meter.write(asked.out / "run.json", packages, **settings, **size, **facts)
 
 
