@@ -1,0 +1,111 @@
+"""What is foreseen of a run, against what comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from rarefy.codes import Dense
+from rarefy.errors import UsageError
+from rarefy.evidence import Evidence
+from rarefy.measure.divergence import cosine_distance, softmax_kl
+from rarefy.methods.prune.magnitude import Magnitude
+from rarefy.methods.quantize.entropy import Entropy
+from rarefy.methods.quantize.rtn import RTN
+from rarefy.model import Model
+from rarefy.plan import noise
+from rarefy.plan.foresee import Foreseen, foresee, split
+from rarefy.recipe import Recipe
+
+
+def foreseen(name: str, recipe: Recipe | Entropy, evidence: Evidence | None = None, **more: Any) -> Foreseen | None:
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe((recipe,))
+    return foresee(tiny.opened(name), recipe, evidence or tiny.evidence(name, 32), seed=0, **more)
+
+
+def distance(name: str, one: Model, other: Model, inputs: np.ndarray) -> float:
+    """With both networks whole in memory."""
+    x = torch.from_numpy(inputs)
+    with torch.no_grad():
+        a, b = one.module()(x), other.module()(x)
+    if name == "bert":
+        return float(cosine_distance(a.last_hidden_state.mean(1), b.last_hidden_state.mean(1)).mean())
+    a, b = (out if isinstance(out, torch.Tensor) else out.logits for out in (a, b))
+    return float(softmax_kl(a, b).mean())
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "bert", "resnet", "chain"])
+def test_noise_costs_what_it_does_to_the_whole_network(name: str) -> None:
+    model, evidence = tiny.opened(name), tiny.evidence(name, 5)
+    keys = [key for key in model.codes if key.endswith("weight") and len(model.codes[key].shape) > 1][:4]
+    made = {key: np.random.default_rng(0).normal(size=model.codes[key].shape).astype(np.float32) for key in keys}
+    sizes = {key: 0.02 * (i + 1) for i, key in enumerate(keys)}
+    found = noise.nats(model, evidence, {key: Dense.of(e) for key, e in made.items()}, sizes, "noise")
+    codes = {key: Dense.of(model.codes[key].decode() + sizes[key] * made[key]) for key in keys}
+    noisy = dataclasses.replace(model, codes={**model.codes, **codes})
+    assert found > 1e-6
+    assert found == pytest.approx(distance(name, model, noisy, evidence.array()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("llama", 0.05), ("llama_tied", 0.2), ("bert", 0.02)])
+def test_a_divergence_is_met(name: str, limit: float) -> None:
+    evidence = tiny.evidence(name, 64)
+    found = foreseen(name, Entropy(), evidence, max_kl=limit)
+    assert found is not None
+    assert found.nats == pytest.approx(limit, rel=0.02)
+    model = tiny.opened(name)
+    made = Entropy(step=found.step).apply(model, evidence)
+    fresh = np.random.default_rng(9).integers(3, tiny.VOCABULARY, (64, 12))
+    assert distance(name, model, made, fresh) == pytest.approx(limit, rel=0.35)
+
+
+def test_less_divergence_takes_more_bytes() -> None:
+    far, near = (foreseen("llama", Entropy(), max_kl=limit) for limit in (0.1, 0.01))
+    assert far is not None
+    assert near is not None
+    assert near.step < far.step
+    assert near.bytes > far.bytes
+    assert far.claimed
+    assert not near.claimed
+    assert far == foreseen("llama", Entropy(step=far.step))
+
+
+def test_no_step_is_wider_than_is_of_use() -> None:
+    found = foreseen("llama", Entropy(), max_kl=1e4)
+    assert found is not None
+    assert found.nats is not None
+    assert found.nats < 1e4
+
+
+def test_other_recipes_are_not_foreseen() -> None:
+    assert foreseen("llama", Recipe((RTN(),))) is None
+    both = Recipe((Magnitude(sparsity=0.5), Entropy()))
+    found = foreseen("llama", both)
+    assert found is not None
+    assert found.nats is None
+    with pytest.raises(UsageError, match="other methods"):
+        foreseen("llama", both, max_kl=0.1)
+    few = foreseen("llama", Entropy(), tiny.evidence("llama", 3))
+    assert few is not None
+    assert few.nats is None
+
+
+@pytest.mark.parametrize(("n", "held"), [(3, 0), (4, 1), (64, 8), (79, 8), (30, 7)])
+def test_some_of_the_data_are_held_back(n: int, held: int) -> None:
+    ids = np.arange(2 * n).reshape(n, 2)
+    seen, unseen = split(Evidence(ids))
+    rest = np.zeros((0, 2), int) if unseen is None else unseen.array()
+    assert len(rest) == held
+    np.testing.assert_array_equal(np.concatenate([seen.array(), rest]), ids)
+
+
+def test_examples_are_held_back_all_over() -> None:
+    seen, unseen = split(Evidence(np.arange(40, dtype=np.float32)[:, None]))
+    assert unseen is not None
+    np.testing.assert_array_equal(unseen.array()[:, 0], np.arange(3, 40, 4))
+    assert len(seen.array()) == 30
