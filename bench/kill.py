@@ -128,16 +128,16 @@ def child(scene: Scene, hook: Events | None = None) -> int:
 
 def count_coding(log: Path) -> None:
     """Add a byte to `log` whenever a matrix is coded."""
-    from rarefy import method
+    from rarefy import joint
 
-    encode = method.encode
+    encode = joint.encode
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def counted(*args: Any) -> Any:
         os.write(descriptor, b".")
         return encode(*args)
 
-    method.encode = counted
+    joint.encode = counted
 
 
 def _changes(root: Path, hook: Events) -> Callable[[str, tuple[Any, ...]], None]:

@@ -104,10 +104,10 @@ def stopped(llama: Path, ids: Path, out: Path, segments: int, monkeypatch: pytes
 def coded_by(function: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many matrices a call codes."""
     log = folder / "coded.log"
-    from rarefy import method
+    from rarefy import joint
 
     with monkeypatch.context() as patched:
-        patched.setattr(method, "encode", method.encode)  # put back afterwards
+        patched.setattr(joint, "encode", joint.encode)  # put back afterwards
         count_coding(log)
         function()
     return log.stat().st_size

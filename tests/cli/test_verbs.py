@@ -44,7 +44,7 @@ def test_verify_whole(packed: Path) -> None:
     }
 
 
-def test_verify_names_file_tensor_and_tile(packed: Path, tmp_path: Path) -> None:
+def test_verify_names_every_damaged_file(packed: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(packed, tmp_path / "copy")
     weights = copy / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -54,7 +54,7 @@ def test_verify_names_file_tensor_and_tile(packed: Path, tmp_path: Path) -> None
     said = rarefy("verify", copy)
     assert said.status == 1
     assert "tokenizer.json: " in said.out
-    assert "model.safetensors, model." in said.out
+    assert "model.safetensors, header: " in said.out  # a network this small has one checksum
     assert "is damaged" in said.err
     found = rarefy("verify", copy, "--json")
     assert found.status == 1
