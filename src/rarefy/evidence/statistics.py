@@ -31,6 +31,13 @@ class SecondMoment(Statistic):
     NAME: ClassVar[str] = "second moment"
 
 
+@dataclass(frozen=True)
+class Outputs(Statistic):
+    """What the original network gives for the calibration data; run by the method that asks for it."""
+
+    NAME: ClassVar[str] = "outputs of the original"
+
+
 class Moment:
     """A measured second moment.
 
@@ -47,10 +54,8 @@ class Moment:
 
         key = (damping, None if order is None else order.tobytes())
         if key not in self._factors:
-            s = damped(self.s.astype(np.float64), damping)
-            if order is not None:
-                s = s[np.ix_(order, order)]
-            self._factors[key] = inverse_factor(s).astype(np.float32)
+            s = (self.s if order is None else self.s[np.ix_(order, order)]).astype(np.float64)
+            self._factors[key] = inverse_factor(damped(s, damping), overwrite=True).astype(np.float32)
         return self._factors[key]
 
     def finite(self) -> bool:

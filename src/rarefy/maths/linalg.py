@@ -1,7 +1,9 @@
-"""Factorizations and products on the scale of a layer: float64 factors, all threads (torch), NumPy in and out."""
+"""Factorizations and products on the scale of a layer: float64 factors, all threads, NumPy in and out."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,31 +15,64 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_ROWS = 4096  # of a matrix at once, where a temporary is as large as they are
 
-def inverse_factor(s: NDArray[np.float64]) -> NDArray[np.float64]:
+
+def inverse_factor(s: NDArray[np.float64], *, overwrite: bool = False) -> NDArray[np.float64]:
     """Upper triangular U with S^-1 = U^T U, for a positive definite S (n, n).
 
     From the reversed Cholesky factor S = R R^T with R upper: U = R^-1, which needs no explicit inverse of S.
+    overwrite: leave U where S (contiguous) was; else in a copy. No more memory is taken.
     Raises RarefyError when S is not positive definite.
     """
-    import torch
+    from scipy.linalg.lapack import dpotrf, dtrtri
 
-    # A copy, since torch takes no negative strides, which a 1 x 1 array keeps through ascontiguousarray.
-    reversed_s = torch.from_numpy(s[::-1, ::-1].copy())
-    lower, failed = torch.linalg.cholesky_ex(reversed_s)
-    if int(failed):
+    if s.size == 0:
+        return s
+    u = s if overwrite else s.copy()
+    _reverse(u)
+    # LAPACK counts columns first, so it sees the transpose: U^T reversed, which is lower, is upper there.
+    with _all_threads(len(u)):
+        upper, failed = dpotrf(u.T, lower=0, clean=1, overwrite_a=1)
+        if not failed:
+            upper, failed = dtrtri(upper, lower=0, overwrite_c=1)
+    if failed or not np.isfinite(upper[-1, -1]):  # a NaN reaches every later pivot
         raise RarefyError("a second moment is not positive definite", remedy="raise the damping")
-    r = lower.flip(0, 1)
-    u: NDArray[np.float64] = torch.linalg.solve_triangular(r, torch.eye(len(s), dtype=r.dtype), upper=True).numpy()
-    return u
+    made: NDArray[np.float64] = upper.T[::-1, ::-1]
+    return made
+
+
+def _reverse(s: NDArray[np.float64]) -> None:
+    """Turn both axes of a square matrix around, in place."""
+    last = len(s) - 1
+    for i in range(len(s) // 2):
+        row = s[i, ::-1].copy()
+        s[i] = s[last - i, ::-1]
+        s[last - i] = row
+    if len(s) % 2:
+        s[last // 2] = s[last // 2, ::-1].copy()
+
+
+@contextlib.contextmanager
+def _all_threads(n: int) -> Iterator[None]:
+    """As many threads for SciPy's BLAS as torch has, where a factorization is worth waking them."""
+    if n < 2048:
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        yield
 
 
 def quadratic(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
     """tr(W S W^T) for W (out, in) and S (in, in)."""
     import torch
 
-    rows = torch.from_numpy(w)
-    return float((rows @ torch.from_numpy(s)).mul_(rows).sum(dtype=torch.float64))
+    moment = torch.from_numpy(s)
+    parts = (torch.from_numpy(w[i : i + _ROWS]) for i in range(0, len(w), _ROWS))
+    return sum(float((rows @ moment).mul_(rows).sum(dtype=torch.float64)) for rows in parts)
 
 
 def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,11 +91,10 @@ def subtract_product(c: NDArray[np.float32], a: NDArray[np.float32], b: NDArray[
 
 
 def damped(s: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
-    """S with `damping` times the mean of its diagonal added to the diagonal.
+    """S, changed in place: with `damping` times the mean of its diagonal added to the diagonal.
 
     Inputs that never fired get the mean there: nothing is known of them, so their columns are rounded to nearest.
     """
-    s = s.copy()
     diagonal = np.einsum("ii->i", s)
     fired = diagonal > 0
     mean = diagonal[fired].mean() if fired.any() else 1.0
@@ -80,9 +114,12 @@ def combined(
     means = [float(rows.mean()) for rows, _ in terms]
     if not any(means):
         raise RarefyError("a matrix does not move the output", remedy="leave it as it is with --exclude")
-    parts = [mean * s.astype(np.float64) for mean, (_, s) in zip(means, terms, strict=True)]
-    total: NDArray[np.float64] = np.sum(parts, axis=0)
-    inverse = np.linalg.inv(damped(total, 1e-6)) if len(terms) > 1 else total
-    shares = [float(np.vdot(inverse, part)) for part in parts]
+    total = np.multiply(terms[0][1], means[0], dtype=np.float64)
+    for mean, (_, s) in zip(means[1:], terms[1:], strict=True):
+        total += np.multiply(s, mean, dtype=np.float64)
+    if len(terms) == 1:
+        return (terms[0][0] / means[0]).astype(np.float32), total
+    inverse = np.linalg.inv(damped(total.copy(), 1e-6))
+    shares = [mean * float(np.vdot(inverse, s)) for mean, (_, s) in zip(means, terms, strict=True)]
     relative = [rows / (mean or 1.0) for mean, (rows, _) in zip(means, terms, strict=True)]
     return np.average(relative, axis=0, weights=shares).astype(np.float32), total

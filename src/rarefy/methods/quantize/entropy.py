@@ -58,7 +58,8 @@ class Entropy(Budgeted):
     def _metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """g (out,), about 1, and U (in, in), which has the scale of both."""
         g, s = combined([(use.rows, use.moment.s) for use in site.statistics[Curvature()]])
-        return np.maximum(g, np.float32(LEAST)), inverse_factor(damped(s, self.damping)).astype(np.float32)
+        u = inverse_factor(damped(s, self.damping), overwrite=True).astype(np.float32)
+        return np.maximum(g, np.float32(LEAST)), u
 
     def forecast(self, site: Site) -> dict[str, Any]:
         """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
