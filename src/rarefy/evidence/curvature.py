@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 UNREACHED = "no gradient of the output reaches it"
 
-UNSEEN = 0.01
+UNSEEN = 0.1
 """Least share of its mean that every row of an embedding or head gets: other text has other words."""
 
 _TINY = 1e-30  # under which a trace is that of nothing at all
