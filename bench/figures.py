@@ -82,6 +82,44 @@ def gptq(result: dict[str, Any]) -> str:
     )
 
 
+def plane(result: dict[str, Any]) -> str:
+    """Rarefy and its peers on the plane of rate and distortion."""
+    planes = {"whole": "whole file", "linear": "linear layers alone"}
+    texts = list(result["evaluation"])
+    rows = []
+    for name, point in result["points"].items():
+        whole, linear, cost = point["whole"], point["linear"], point["cost"]
+        rows.append(
+            [
+                *(name, megabytes(whole["bytes"]), f"{whole['bpw']:.3f}"),
+                *(interval(whole["kl"][text], 4) if text in whole["kl"] else "" for text in texts),
+                f"{linear['bpw']:.3f}",
+                interval(linear["kl"]["wikipedia"], 4) if linear["kl"] else "",
+                f"{cost['total_processor_s']:.0f} s{' (resumed)' if cost.get('resumed') else ''}",
+                megabytes(max(cost["total_peak_bytes"], cost.get("tools_peak_bytes", 0))),
+            ]
+        )
+    head = ["", "whole file", "bits a weight", *(f"KL, {text}" for text in texts)]
+    head += ["linear layers, bits a weight", "KL, wikipedia", "processor time", "peak memory"]
+    shown = "".join(f"![{title}](plane-{name}.svg)\n\n" for name, title in planes.items())
+    behind = []
+    for name, title in planes.items():
+        ahead = [peer for peer, found in result["against"][name].items() if not found["holds"]]
+        total = len(result["against"][name])
+        behind.append(f"- {title}: {total - len(ahead)} of {total}; not {', '.join(ahead) or 'none'}\n")
+    missing = f"\nNot measured yet: {', '.join(result['missing'])}.\n" if result["missing"] else ""
+    return (
+        f"## The plane\n\n`python bench/plane.py --peers PEERS`: {result['network']}; calibrated on "
+        f"{result['calibration']}; measured on {', '.join(result['evaluation'].values())}. Peers quantize with their "
+        "own tools and write their own files; all are measured dense by the same code. Linear layers alone: embedding "
+        "and norms are the original's, 8 bits a weight for all.\n\n"
+        + shown
+        + table(head, rows)
+        + "\nPoints of peers at which a file of Rarefy's that is no larger has at most half the KL (upper end of the "
+        "paired 95 % interval):\n\n" + "".join(behind) + missing + f"\n{on(result)}\n"
+    )
+
+
 def opening(result: dict[str, Any]) -> str:
     """Opening an artifact."""
     rows = [
@@ -170,6 +208,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "codec": codec,
     "squeezenet": squeezenet,
     "gptq": gptq,
+    "plane": plane,
     "opening": opening,
     "fuzz": fuzz,
 }

@@ -1,9 +1,9 @@
-"""GPTQ by gptqmodel, in that project's own environment (after torch==2.13.0), GPTQMODEL_CPU_WORKERS=2:
+"""GPTQ by gptqmodel, in that project's own environment (gptqmodel==7.6.0 after torch==2.13.0), two workers:
 
     PEER_PYTHON gptqmodel_gptq.py MODEL TOKENS.npy OUT --bits 4
 
-Linear layers of the decoder blocks, groups of 64, the package's own settings otherwise. What it leaves alone
-(embedding, norms) is in float16. OUT gets what the codes in its file stand for, and run.json.
+Linear layers of the decoder blocks, asymmetric groups of 64, the package's own settings otherwise, bfloat16 among them.
+OUT gets what the codes in its file stand for, and run.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     meter = Meter()
     tokens = np.load(asked.tokens)
     samples = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in tokens]
-    config = QuantizeConfig(bits=asked.bits, group_size=GROUP, format="gptq_v2", device="cpu", offload_to_disk=False)
+    config = QuantizeConfig(bits=asked.bits, group_size=GROUP, sym=False, format="gptq_v2", device="cpu")
     with meter.part("quantize"):
         model = GPTQModel.load(str(asked.model), config)
         model.quantize(samples, batch_size=asked.batch)
@@ -61,7 +61,7 @@ def main() -> None:
         spent = dense.spent_safetensors(Path(folder))
         dense.save(asked.model, asked.out, decoded(Path(folder), asked.bits))
     packages = ["gptqmodel", "torch", "transformers"]
-    settings = {"bits": asked.bits, "group": GROUP, "tokens": list(tokens.shape)}
+    settings = {"bits": asked.bits, "group": GROUP, "sym": False, "tokens": list(tokens.shape)}
     meter.write(asked.out / "run.json", packages, **settings, bytes=spent)
 
 
