@@ -87,6 +87,20 @@ def values(tree, shape, read, keep, base):
         steps = np.sign(q) * [[0, *e[2]][a] if a < 4 else a for a in np.abs(q)]
         scale = [np.array([np.ldexp(ROOTS[x % 32], x // 32) for x in s.astype(int).tolist()], "f4") for s in e[:2]]
         out[keep] = steps.astype("f4") * (scale[0][:, None] * scale[1]).reshape(-1)[keep]
+    elif kind == 5:
+        shapes = (rows, settings[0]), (settings[0], columns)
+        parts = zip(inside, shapes, strict=True)
+        a, b = (values(t, s, read, np.ones(math.prod(s), bool), None).astype("f4").reshape(s) for t, s in parts)
+        out = (a.astype("f8") @ b.astype("f8")).reshape(-1)
+    elif kind == 6:
+        one, other = (values(t, shape, read, keep, None).astype("f4") for t in inside)
+        out = one + other
+    elif kind == 7:
+        group, whole = settings
+        each = (1 if whole else rows, max(1, -(-columns // group)))
+        scale = values(inside[0], (math.prod(each),), read, np.ones(math.prod(each), bool), None).astype("f4")
+        scale = np.broadcast_to(scale.reshape(each), (rows, each[1]))[:, np.arange(columns) // group].reshape(-1)
+        out = values(inside[1], shape, read, keep, None).astype("f4") * scale
     else:
         own = np.unpackbits(read().astype(np.uint8), bitorder="little")[: keep.size].astype(bool)
         out = np.where(own, values(inside[0], shape, read, keep & own, base), 0)

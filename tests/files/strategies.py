@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.base import matrix
 from rarefy.codes.dtypes import DTYPES
+from rarefy.codes.factored import Factored, fits
+from rarefy.codes.scaled import Scaled
+from rarefy.codes.summed import Sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,11 +66,33 @@ def codebook(draw: Callable, shape: tuple[int, ...] | None = None) -> Codebook:
 
 
 @st.composite
+def factored(draw: Callable, shape: tuple[int, ...]) -> Factored:
+    """Dense factors or grids, of any rank that fits."""
+    out, columns = matrix(shape)
+    rank = draw(st.integers(1, out * columns // (out + columns)))
+    a, b = (draw(st.one_of(dense(s), grid(s))) for s in ((out, rank), (rank, columns)))
+    return Factored(a, b, shape=shape)
+
+
+@st.composite
+def scaled(draw: Callable, shape: tuple[int, ...]) -> Scaled:
+    """Scales of runs of any length, of each row or of all."""
+    out, columns = matrix(shape)
+    group = draw(st.integers(1, 12))
+    count = draw(st.sampled_from([1, out])) * max(1, -(-columns // group))
+    scale = draw(st.one_of(dense((count,)), grid((count,))))
+    return Scaled(scale, draw(st.one_of(dense(shape), grid(shape), codebook(shape))), group=group)
+
+
+@st.composite
 def codes(draw: Callable) -> Code:
-    """A dense tensor, grid or codebook under up to two supports."""
+    """A dense tensor, grid or codebook, scaled or not, under up to two supports, plain or corrected; or two factors."""
     shape = draw(shapes)
-    code: Code = draw(st.one_of(dense(shape), grid(shape), codebook(shape)))
+    code: Code = draw(st.one_of(dense(shape), grid(shape), codebook(shape), scaled(shape)))
     for _ in range(draw(st.integers(0, 2))):
         keep = rng(draw).random(shape) < draw(st.floats(0, 1))
         code = code.masked(keep) if draw(st.booleans()) else Sparse(np.asarray(keep), code)
+    if fits(1, shape) and draw(st.booleans()):
+        low = draw(factored(shape))
+        return Sum(code, low) if draw(st.booleans()) else low
     return code

@@ -45,7 +45,9 @@ def same(a: object, b: object) -> None:
             np.testing.assert_array_equal(one, other)
         same(a.points, b.points)
     else:
-        np.testing.assert_array_equal(a.keep, b.keep)
+        if isinstance(a, Sparse):
+            np.testing.assert_array_equal(a.keep, b.keep)
+        assert a.settings() == b.settings()
         with np.errstate(invalid="ignore"):
             np.testing.assert_array_equal(a.decode(), b.decode())
 

@@ -1,4 +1,4 @@
-"""How one tensor is stored: dense, grid, codebook, sparse."""
+"""How one tensor is stored."""
 
 from rarefy.codes.base import Array, Code, Node, Source, kinds
 from rarefy.codes.codebook import Codebook

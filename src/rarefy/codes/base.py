@@ -139,6 +139,16 @@ def names(node: Node, inside: str = "") -> Iterator[str]:
         yield f"{inside}.{name}" if inside else name
 
 
+def free_of(parts: Mapping[str, Code]) -> dict[str, Array]:
+    """What several codes leave free, each name after that of its code, a dot between."""
+    return {f"{part}.{name}": value for part, code in parts.items() for name, value in code.free().items()}
+
+
+def free_in(free: Mapping[str, Array], part: str) -> dict[str, Array]:
+    """Of the free values of several codes, those of one."""
+    return {name.removeprefix(f"{part}."): value for name, value in free.items() if name.startswith(f"{part}.")}
+
+
 def kind_of(node: Node) -> type[Code]:
     """The class of a node's code. Raises FormatError for a kind this version does not know."""
     kind = kinds().get(node.kind)

@@ -72,11 +72,13 @@ class Grid(Code):
         from rarefy.native import dequantize_groups
 
         out, columns = self.q.shape
+        if not self.q.size:
+            return np.zeros(self.shape, np.float32)
         rows = (out, self.groups)
         scale = np.ascontiguousarray(np.broadcast_to(self.scale.decode(), rows))
         zero = np.ascontiguousarray(np.broadcast_to(self.zero_points(), rows))
         values = np.empty((out, columns), np.float32)
-        dequantize_groups(self.q, scale, zero, min(self.group, max(columns, 1)), values)
+        dequantize_groups(self.q, scale, zero, min(self.group, columns), values)
         return values.reshape(self.shape)
 
     def rebuild(self, free: Mapping[str, Array]) -> Array:

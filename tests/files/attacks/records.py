@@ -46,6 +46,8 @@ def nested(depth: int) -> Node:
     return node
 
 
+LOW = Node(5, (2,), (DENSE, DENSE))
+SUM = Node(6, (), (DENSE, LOW))
 AB, GRIDS = inline(b"ab"), [inline(b"ab")] * 3
 for name, shape, node, streams, told in (
     ("more streams than codes", (2,), DENSE, [AB] * 3, "3 streams"),
@@ -60,6 +62,19 @@ for name, shape, node, streams, told in (
     ("a grid of nine bits", (2, 2), Node(1, (9, 2, 0, 0), (DENSE,)), GRIDS, "settings are off"),
     ("a grid of empty groups", (2, 2), Node(1, (4, 0, 0, 0), (DENSE,)), GRIDS, "settings are off"),
     ("a symbol off the grid", (2, 2), GRID, [AB, AB, inline(b"\x01\x02\x03\x10")], "off the grid"),
+    (
+        "factors larger than their product",
+        (9, 9),
+        Node(5, (5,), (DENSE, DENSE)),
+        [AB] * 4,
+        "more numbers than its matrix",
+    ),
+    ("a factor of rank 0", (9, 9), Node(5, (0,), (DENSE, DENSE)), [AB] * 4, "more numbers than its matrix"),
+    ("a factor that is sparse", (9, 9), Node(5, (2,), (nested(1), DENSE)), [AB] * 5, "neither dense nor a grid"),
+    ("a sum of a sum", (9, 9), Node(6, (), (Node(2, (), (SUM,)), LOW)), [AB] * 11, "other codes than it may be"),
+    ("a sum of two grids", (9, 9), Node(6, (), (GRID, GRID)), [AB] * 6, "other codes than it may be"),
+    ("a scale that is scaled", (9, 9), Node(7, (1, 0), (Node(7, (1, 0), (DENSE, DENSE)), GRID)), [], "may not hold"),
+    ("runs of no columns", (9, 9), Node(7, (0, 0), (DENSE, GRID)), [AB] * 5, "settings are off"),
     ("a grid whose scale is a grid", (2, 2), Node(1, (4, 2, 0, 0), (GRID,)), [AB] * 4, "scale is dense"),
 ):
     attack("lying", name, headed(shape, node, *streams), told)

@@ -13,7 +13,10 @@ import numpy as np
 from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.difference import ORDER, RUN, XOR, Difference
 from rarefy.codes.dtypes import DTYPES, dtype_of
+from rarefy.codes.factored import Factored
+from rarefy.codes.scaled import Scaled
 from rarefy.codes.separable import Separable
+from rarefy.codes.summed import Sum
 from rarefy.entropy import coder
 from rarefy.files import container, record
 from rarefy.files.head import Tiles, write_head
@@ -92,6 +95,27 @@ def separable(shape: tuple[int, ...]) -> Separable:
     return Separable(q.astype(np.int32), rows, across, points, shape=shape)
 
 
+def factored(shape: tuple[int, ...], rank: int) -> Factored:
+    """One factor dense, one a grid."""
+    out, columns = shape[0], int(np.prod(shape[1:]))
+    b = grid((rank, columns), 6, columns, (rank, 1), False, "BF16")
+    return Factored(Dense.of(real((out, rank), 10), "BF16"), b, shape=shape)
+
+
+def scaled_twice(shape: tuple[int, ...], size: int) -> Scaled:
+    """Blocks of a row, the last one short, by scales that are integers."""
+    scales = shape[0] * -(-int(np.prod(shape[1:])) // size)
+    return Scaled(grid((scales,), 8, 32, (1, -(-scales // 32)), True, "F32"), codebook(shape, 8, "F32", 0), group=size)
+
+
+def scaled_columns(shape: tuple[int, ...]) -> Scaled:
+    """A scale a column."""
+    columns = int(np.prod(shape[1:]))
+    return Scaled(
+        Dense.of(real((columns,), 11), "BF16"), grid(shape, 4, 32, (shape[0], -(-columns // 32)), True, "F16"), group=1
+    )
+
+
 def checkpoints(name: str, count: int, moved: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], DType]:
     """Elements, those of the base, most of them the same, and their type."""
     dtype = dtype_of(name)
@@ -139,6 +163,16 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     ),
     "separable": lambda: (separable((20, 30)), "F32"),
     "separable_sparse": lambda: (Sparse(keep((12, 4, 3, 3)), separable((12, 4, 3, 3))), "BF16"),
+    "factored": lambda: (factored((20, 31), 5), "F32"),
+    "factored_sparse": lambda: (Sparse(keep((12, 5, 3, 3)), factored((12, 5, 3, 3), 3)), "BF16"),
+    "sum": lambda: (Sum(grid((24, 100), 3, 50, (24, 2), True, "BF16"), factored((24, 100), 2)), "BF16"),
+    "sum_sparse": lambda: (
+        Sparse(keep((20, 31)), Sum(Sparse(real((20, 31), 5) > 0, Dense.of(real((20, 31)))), factored((20, 31), 4))),
+        "F32",
+    ),
+    "scaled_twice": lambda: (scaled_twice((20, 31), 8), "F32"),
+    "scaled_columns": lambda: (scaled_columns((24, 6, 3, 3)), "BF16"),
+    "scaled_sparse": lambda: (Sparse(keep((20, 31)), scaled_twice((20, 31), 16)), "F32"),
 }
 
 CODERS = {
