@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rarefy.errors import UsageError
 from rarefy.evidence import (
     Evidence,
+    Outputs,
     Site,
     Statistic,
 )
@@ -24,9 +25,11 @@ from rarefy.units import human
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
+    from rarefy.families import Law
 
 
 def setting(default: Any, help: str, **checks: Any) -> Any:
@@ -96,6 +99,23 @@ class PerTensor(Method):
         from rarefy.joint import apply_jointly
 
         return apply_jointly([self], model, evidence, seed=seed)
+
+
+@dataclass(frozen=True)
+class Tuner(Method):
+    """A method that trains what codes leave free, towards what the original network gives: it moves `free()` only.
+
+    It needs the original (`Model.original`) and calibration data.
+    """
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Outputs()})
+
+    @abstractmethod
+    def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
+        """What is minimized, of the outputs of the compressed network and of the original for a micro-batch.
+
+        law: under which distortion is measured; returns nats a token or example.
+        """
 
 
 @dataclass(frozen=True)

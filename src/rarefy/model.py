@@ -46,6 +46,7 @@ class Model:
     source: what the weights were read from, for messages.
     history: what was done, oldest first.
     sections: what an artifact's manifest said beyond that: calibration fingerprints, the original's size.
+    reference: the network before the first step; None where there was no step, or where it was read from an artifact.
     """
 
     skeleton: Skeleton
@@ -55,6 +56,7 @@ class Model:
     source: str = "a module in memory"
     history: tuple[Step, ...] = ()
     sections: Mapping[str, Any] = field(default_factory=dict)
+    reference: Model | None = None
 
     @classmethod
     def of(
@@ -120,7 +122,18 @@ class Model:
         if unknown:
             raise UsageError(f"the model has no tensor {min(unknown)}")
         codes = ChainMap(new, self.codes) if new else self.codes  # type: ignore[arg-type]
-        return replace(self, codes=codes, history=(*self.history, step))
+        reference = self.reference if self.history else self
+        return replace(self, codes=codes, history=(*self.history, step), reference=reference)
+
+    def original(self) -> Model:
+        """The network before the first step. Raises UsageError for an artifact, which does not hold it."""
+        if self.history and self.reference is None:
+            raise UsageError(
+                f"{self.source} does not hold the network that it was made from",
+                "a method of this recipe needs it",
+                "start from the original, with all steps in one recipe",
+            )
+        return self.reference or self
 
     def tensors(
         self, names: list[str], device: str = "cpu", dtype: torch.dtype | None = None

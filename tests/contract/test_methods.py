@@ -81,8 +81,9 @@ def test_settings_are_checked_when_it_is_made(method: Method) -> None:
 
 
 def test_unknown_settings_are_named_with_the_nearest(method: Method) -> None:
-    with pytest.raises(UsageError, match=f"{method.name()} has no setting 'excluded'; did you mean exclude"):
-        make(method.name(), {"excluded": "x"})
+    nearest = next(iter(reversed(fields(type(method)))))
+    with pytest.raises(UsageError, match=f"{method.name()} has no setting '{nearest}s'; did you mean {nearest}"):
+        make(method.name(), {f"{nearest}s": "x"})
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "resnet", "chain"])

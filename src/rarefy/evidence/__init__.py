@@ -3,7 +3,7 @@
 from rarefy.evidence.curvature import Curvature, Kronecker
 from rarefy.evidence.evidence import Evidence, Forgetful, Journal
 from rarefy.evidence.sites import Site, Visited, relative_error
-from rarefy.evidence.statistics import Moment, SecondMoment, Statistic
+from rarefy.evidence.statistics import Moment, Outputs, SecondMoment, Statistic
 from rarefy.evidence.survey import survey
 from rarefy.evidence.surveyed import Surveyed, kept
 from rarefy.evidence.walk import walk
@@ -15,6 +15,7 @@ __all__ = [
     "Journal",
     "Kronecker",
     "Moment",
+    "Outputs",
     "SecondMoment",
     "Site",
     "Statistic",

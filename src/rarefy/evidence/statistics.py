@@ -134,6 +134,11 @@ class MomentGatherer:
         """Remove the hooks; of every parameter its moment, or why it has none."""
         for handle in self._handles:
             handle.remove()
+        # In place: a mean takes no room beside its sum.
+        means = {
+            stream: Moment(total.div_(max(self._counts[stream], 1)).cpu().numpy(), self._counts[stream])
+            for stream, total in self._sums.items()
+        }
         made: dict[tuple[Stream, ...], Moment] = {}
         gathered: dict[str, Moment | str] = {}
         for parameter, paths in self._uses.items():
@@ -144,14 +149,9 @@ class MomentGatherer:
                 gathered[parameter] = "calibration never reached it"
             else:
                 if streams not in made:
-                    made[streams] = self._moment(streams)
+                    made[streams] = pooled([means[stream] for stream in streams])
                 gathered[parameter] = made[streams]
         return gathered
-
-    def _moment(self, streams: tuple[Stream, ...]) -> Moment:
-        count = sum(self._counts[stream] for stream in streams)
-        total = functools.reduce(operator.add, (self._sums[stream] for stream in streams))
-        return Moment((total / max(count, 1)).cpu().numpy(), count)
 
 
 def unfolding(layer: nn.Module) -> tuple[Any, ...]:

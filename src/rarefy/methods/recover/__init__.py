@@ -1,0 +1,1 @@
+"""Recovering: training what codes leave free, to make up for what coding lost."""

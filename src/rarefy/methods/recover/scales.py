@@ -1,0 +1,172 @@
+"""Distillation of what codes leave free: scales, norms and biases move, integers and supports stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarefy.errors import UsageError
+from rarefy.evidence import Evidence, Visited, relative_error
+from rarefy.evidence.laws import output_law
+from rarefy.families import family_of
+from rarefy.files import record
+from rarefy.files.container import overhead
+from rarefy.method import Tuner, setting
+from rarefy.model import Model, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from rarefy.codes import Code
+    from rarefy.families import Law
+    from rarefy.training import Training
+    from rarefy.training.free import Leaf
+
+    Free = Mapping[str, Mapping[str, Leaf]]
+
+SHARE = 8
+"""A micro-batch is that part of a walk's: 512 tokens, or 32 examples."""
+
+HELD_OUT = 8
+"""One micro-batch of so many, and at least one, is not trained on: it decides whether the training paid."""
+
+
+@dataclass(frozen=True)
+class Scales(Tuner):
+    """Minimizes KL(original || compressed) over the row and column scales, group scales, centroids, norms and biases.
+
+    Hinton, Vinyals and Dean 2015, at temperature 1. A scale moves by its logarithm and is rounded as it is stored
+    while it trains. The network is as it was where calibration data that were held out show no gain.
+    """
+
+    steps: int = setting(20, "steps of AdamW", low=1)
+    batch: int = setting(4, "micro-batches a step, each of 512 tokens or 32 examples", low=1)
+    rate: float = setting(0.003, "learning rate at its highest, of the logarithm of a scale", low=0, high=1)
+
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        name = f"recover-{len(model.history)}"
+        made = evidence.journal.load(name)
+        if made is None:
+            recovered = self._recovered(model, evidence, name, seed) if model.history else _nothing_lost(model)
+            made = evidence.journal.save(name, recovered)
+        evidence.progress.note(f"{self.name()}: {made.notes['said']}")
+        step = Step(self.name(), self.settings(), made.notes["damage"], made.notes["untouched"])
+        return model.with_codes(made.codes, step)
+
+    def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
+        from rarefy.training import divergence
+
+        read = output_law(law).read
+        return divergence(law)(read(teacher), read(student))
+
+    def _recovered(self, model: Model, evidence: Evidence, name: str, seed: int) -> Visited:
+        import torch
+
+        from rarefy.training import train
+        from rarefy.training.student import Student
+        from rarefy.training.teacher import Teacher
+
+        teacher = Teacher(model.original(), evidence, f"{name}-original", SHARE)
+        student = Student(model, evidence.device, evidence.torch_dtype)
+        family = family_of(student.module)
+        law: Law = family.law(student.module) if family else "softmax"
+        kept_back = _held_out(len(teacher.batches))
+        trained = [j for j in range(len(teacher.batches)) if j not in kept_back]
+
+        def loss(j: int) -> torch.Tensor:
+            return self.loss(student(teacher.batches[j]), teacher(j), law)
+
+        def measured() -> float:
+            with torch.no_grad(), torch.autocast(evidence.device, torch.bfloat16, evidence.dtype == "bfloat16"):
+                return float(np.mean([float(loss(j)) for j in kept_back]))
+
+        before = measured()
+        train(
+            student.leaves(),
+            lambda k: loss(trained[k]),
+            len(trained),
+            self._training(evidence),
+            seed=seed,
+            checkpoint=evidence.journal.scratch(name) / "checkpoint",
+            progress=evidence.progress,
+            what="recovering scales",
+        )
+        codes = within(model, student.codes())
+        student.adopt(codes)
+        after = measured()
+        teacher.close()
+        return _noted(model, student.free, codes, before, after)
+
+    def _training(self, evidence: Evidence) -> Training:
+        from rarefy.training import Training
+
+        mixed = evidence.dtype == "bfloat16"
+        return Training(self.steps, self.batch, self.rate, mixed=mixed)
+
+
+def _held_out(batches: int) -> list[int]:
+    """Micro-batches that are not trained on, evenly over all. Raises UsageError when there is only one."""
+    if batches < 2:
+        raise UsageError(
+            "recover.scales needs more calibration data",
+            "it trains on some and checks on others, and there is one micro-batch of 512 tokens or 32 examples",
+            "give more with --data or --blocks",
+        )
+    return list(range(0, batches, HELD_OUT))
+
+
+def _noted(model: Model, free: Free, codes: Mapping[str, Code], before: float, after: float) -> Visited:
+    """The codes where they pay, and what is said of them."""
+    kept = after < before
+    what = "kept" if kept else "no gain, so everything stays as it was"
+    said = f"{before:.4g} to {after:.4g} nats on held-out calibration data: {what}"
+    return _visited(model, free, codes if kept else {}, said)
+
+
+def _nothing_lost(model: Model) -> Visited:
+    """What is made of a network that is the original."""
+    from rarefy.training.free import leaves_of
+
+    free = {key: leaves_of(code, "cpu") for key, code in model.codes.items() if not model.is_buffer(key)}
+    return _visited(model, free, {}, "no step before it lost anything, so everything stays as it was")
+
+
+def _visited(model: Model, free: Free, codes: Mapping[str, Code], said: str) -> Visited:
+    damage, untouched = {}, {}
+    for key in (key for key in free if not model.is_buffer(key)):
+        if free[key]:
+            new = codes.get(key)
+            error = relative_error(model.codes[key].decode(), new.decode(), None) if new else 0.0
+            damage[key] = float(f"{error:.6g}")
+        else:
+            untouched[key] = "nothing that a short training moves is free"
+    return Visited(codes, {"said": said, "damage": damage, "untouched": untouched})
+
+
+def within(model: Model, codes: Mapping[str, Code]) -> dict[str, Code]:
+    """The new codes, less those that grew most where the files would no longer keep a size that an earlier step was
+    given: moved scales spread a little more or less."""
+    size = next((s.settings["size"] for s in reversed(model.history) if s.settings.get("size")), 0)
+    if not size:
+        return dict(codes)
+    length = _lengths(model)
+    held = {key: length(key, model.codes[key]) for key in model.codes}
+    grown = {key: length(key, code) - held[key] for key, code in codes.items()}
+    kept = dict(codes)
+    excess = overhead(model.codes) + sum(held.values()) + sum(grown.values()) - size
+    for key in sorted(grown, key=grown.__getitem__, reverse=True):
+        if excess <= 0 or grown[key] <= 0:
+            break
+        excess -= grown[key]
+        del kept[key]
+    return kept
+
+
+def _lengths(model: Model) -> Callable[[str, Code], int]:
+    """Bytes that a code takes in a file."""
+    return lambda key, code: len(record.encode(code, model.dtypes[key]))
