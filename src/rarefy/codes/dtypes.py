@@ -75,7 +75,9 @@ def to_float32(raw: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
     """Values of raw elements. Integers beyond 2^24 and float64 round to the nearest float32."""
     values: NDArray[np.float32]
     if dtype.name == "BF16":
-        values = (raw.astype("<u4") << np.uint32(16)).view("<f4")
+        wide = raw.astype("<u4")
+        wide <<= np.uint32(16)
+        values = wide.view("<f4")
     elif dtype.size == 1 and dtype.floating:
         values = _fp8_values(dtype)[raw]
     else:

@@ -124,11 +124,13 @@ class Separable(Code):
         for child in self.children():
             yield from child.streams()
         kept = None if keep is None else keep.reshape(self.q.shape)
-        rows, columns = spread.fit(np.abs(self.q).astype(np.float32), kept)
+        rows, columns = spread.fit(np.abs(self.q, dtype=np.float32, casting="unsafe"), kept)
         yield Stream("row spread", rows.view(np.uint8))
         yield Stream("column spread", columns.view(np.uint8))
         far = _far(self.q)
-        symbols, given = np.where(far, ESCAPE, self.q).astype(np.int8).view(np.uint8), spread.given(rows, columns)
+        near, given = self.q.astype(np.int8), spread.given(rows, columns)
+        near[far] = ESCAPE
+        symbols = near.view(np.uint8)
         yield Stream("values", *((symbols, given) if kept is None else (symbols[kept], given[kept])))
         yield Stream("far", self.q[far].astype("<i4").view(np.uint8))
 

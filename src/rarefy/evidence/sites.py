@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rarefy.families import Kind, Segments
     from rarefy.model import Model
 
+_ROWS = 4096  # of a matrix at once, where a temporary is as large as they are
+
 Gathered = Mapping["Statistic", Mapping[str, Any]]
 """What was gathered of a segment: of each statistic asked for, by parameter, its value or (a string) why none."""
 
@@ -88,9 +90,11 @@ def sites(model: Model, segments: Segments, i: int, gathered: Gathered, codes: M
 
 def relative_error(before: NDArray[np.float32], after: NDArray[np.float32], moment: Moment | None) -> float:
     """Squared error of the layer's output over its energy; of the weights where no moment is known."""
-    error = after - before
-    if moment is not None:
-        total, lost = moment.energy(before), moment.energy(error)
-    else:
-        total, lost = float(np.vdot(before, before)), float(np.vdot(error, error))
+    energy = moment.energy if moment is not None else lambda w: float(np.vdot(w, w))
+    before, after = np.atleast_1d(before, after)
+    total = lost = 0.0
+    for start in range(0, len(before), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total += energy(before[rows])
+        lost += energy(after[rows] - before[rows])
     return lost / total if total > 0 else 0.0

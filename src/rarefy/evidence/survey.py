@@ -164,6 +164,7 @@ class _Survey(Passes):
                     into.append(gradient)
                 advance(1)
         finally:
+            del tensors
             uses, moments = gatherer.close(self.laws)
             self.uses |= uses
             self.moments |= moments

@@ -132,5 +132,6 @@ class _Walk(Passes):
                 gatherer.next_batch()
                 advance(1)
         finally:
+            del tensors
             moments = gatherer.close()
         return gathered | moments

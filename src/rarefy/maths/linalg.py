@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_ROWS = 4096  # of a matrix at once, where a temporary is as large as they are
-
 
 def inverse_factor(s: NDArray[np.float64], *, overwrite: bool = False) -> NDArray[np.float64]:
     """Upper triangular U with S^-1 = U^T U, for a positive definite S (n, n).
@@ -70,9 +68,8 @@ def quadratic(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
     """tr(W S W^T) for W (out, in) and S (in, in)."""
     import torch
 
-    moment = torch.from_numpy(s)
-    parts = (torch.from_numpy(w[i : i + _ROWS]) for i in range(0, len(w), _ROWS))
-    return sum(float((rows @ moment).mul_(rows).sum(dtype=torch.float64)) for rows in parts)
+    rows = torch.from_numpy(w)
+    return float((rows @ torch.from_numpy(s)).mul_(rows).sum(dtype=torch.float64))
 
 
 def product(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

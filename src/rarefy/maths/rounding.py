@@ -43,10 +43,10 @@ def round_sequentially(w: Floats, u: Floats, rounder: Rounder, *, block: int, op
 
     Works block by block: inside a block the feedback into column i is gathered when its turn comes (one product of
     its block's errors with U's column), and the columns behind the block get theirs in one matrix product.
-    Returns the rounded values, (out, in), float32; `w` is left as it is.
+    Returns the rounded values, (out, in), float32, a transposed view; `w` is left as it is. One copy of it is made,
+    which holds what is rounded before what is not.
     """
-    rest = np.ascontiguousarray(w.T, np.float32)
-    rounded = np.empty_like(rest)
+    rest = np.array(w.T, np.float32, order="C")
     columns = len(rest)
     reciprocal = np.float32(1) / np.diagonal(u)
     for start in range(0, columns, block):
@@ -59,9 +59,10 @@ def round_sequentially(w: Floats, u: Floats, rounder: Rounder, *, block: int, op
             column = rest[i]
             if i > start:
                 column = column - within[i - start, : i - start] @ errors[: i - start]
-            rounded[i] = rounder(i, column)
-            np.subtract(column, rounded[i], out=errors[i - start])
+            value = rounder(i, column)
+            np.subtract(column, value, out=errors[i - start])
             errors[i - start] *= reciprocal[i]
+            rest[i] = value
         if stop < columns:
             subtract_product(rest[stop:], u[start:stop, stop:], errors)
-    return np.ascontiguousarray(rounded.T)
+    return rest.T
