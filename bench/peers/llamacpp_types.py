@@ -61,7 +61,7 @@ def decoded(path: Path, config: dict) -> dict[str, torch.Tensor]:
     for tensor in gguf.GGUFReader(path).tensors:
         weight = gguf.dequantize(tensor.data, tensor.tensor_type)
         turned = heads.get(tensor.name.split(".")[-2])
-        made[hugging_face(tensor.name)] = torch.from_numpy(in_halves(weight, turned) if turned else weight)
+        made[hugging_face(tensor.name)] = torch.tensor(in_halves(weight, turned) if turned else weight)
     return {name: weight for name, weight in made.items() if not name.startswith("rope_freqs")}
 
 
