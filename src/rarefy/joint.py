@@ -131,13 +131,16 @@ class Joint:
         untouched: list[dict[str, str]] = [{} for _ in methods]
         spent: list[dict[str, float]] = [{} for _ in methods]
         for site in sites:
+            if any(method.adds for method in methods):
+                site = dataclasses.replace(site, original=self.model.original().codes[site.name])
             for i, method in enumerate(methods):
                 reason = method.declines(site)
                 if reason:
                     untouched[i][site.name] = reason
                     continue
                 new = encode(method, site)
-                damage[i][site.name] = damage_of(site, new)
+                before = site.original if method.adds and site.original else site.code
+                damage[i][site.name] = damage_of(dataclasses.replace(site, code=before), new)
                 if isinstance(method, Budgeted):
                     spent[i][site.name] = self._bits(site.name, new)
                 codes[site.name] = new
@@ -150,13 +153,13 @@ class Joint:
 
 
 def encode(method: PerTensor, site: Site) -> Code:
-    """The method's code for a site, with the zeros of earlier steps still zero.
+    """The method's code for a site, with the zeros of earlier steps still zero unless it adds to them.
 
     Raises RarefyError when its weights or what calibration saw of it are not finite.
     """
     refuse_non_finite(site)
     code = method.encode(site)
-    keep = site.keep()
+    keep = None if method.adds else site.keep()
     return code if keep is None else code.masked(keep.reshape(code.shape))
 
 

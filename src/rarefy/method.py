@@ -83,6 +83,11 @@ class PerTensor(Method):
     def encode(self, site: Site) -> Code:
         """The site's new code. Zeros of an earlier pruning are put back by the caller when this moved them."""
 
+    @property
+    def adds(self) -> bool:
+        """Whether its code is the site's own and a correction towards `Site.original`, with no zeros to be put back."""
+        return False
+
     def declines(self, site: Site) -> str:
         """Why this method leaves a site as it is, or "" when it takes it."""
         if site.matches(self.exclude):

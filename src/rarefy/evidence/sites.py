@@ -47,6 +47,7 @@ class Site:
     code: how it is stored now.
     statistics: what was asked for and could be gathered.
     obstacles: what was asked for and could not, with the reason.
+    original: how it was stored before the first step, for methods that correct what steps before them lost.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Site:
     code: Code
     statistics: Mapping[Statistic, Any] = field(default_factory=dict)
     obstacles: Mapping[Statistic, str] = field(default_factory=dict)
+    original: Code | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Fewer dimensions a matrix."""
