@@ -116,6 +116,10 @@ class Tuner(Method):
     needs: ClassVar[frozenset[Statistic]] = frozenset({Outputs()})
 
     @abstractmethod
+    def memory(self, model: Model, evidence: Evidence) -> int:
+        """Bytes that training will take, said beforehand: unlike the walk it may hold the network whole."""
+
+    @abstractmethod
     def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
         """What is minimized, of the outputs of the compressed network and of the original for a micro-batch.
 

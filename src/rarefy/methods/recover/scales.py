@@ -58,6 +58,11 @@ class Scales(Tuner):
         step = Step(self.name(), self.settings(), made.notes["damage"], made.notes["untouched"])
         return model.with_codes(made.codes, step)
 
+    def memory(self, model: Model, evidence: Evidence) -> int:
+        from rarefy.training.footprint import footprint
+
+        return footprint(model, evidence.micro_batches(SHARE)[0], evidence.torch_dtype, evidence.device)
+
     def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
         from rarefy.training import divergence
 
