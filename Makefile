@@ -49,11 +49,13 @@ sanitize: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python -m pytest -q tests/docs tests/methods
 
-# make bench PEER=PEER/bin/python adds llm-compressor's rows to GPTQ's; without it only ours are measured
+# make bench PEER=PEER/bin/python adds llm-compressor's rows to GPTQ's; without it only ours are measured.
+# PEERS=FOLDER of the peers' environments (bench/peers/ says which) adds the plane.
 bench: $(VENV)/bench demo
 	$(BIN)/python bench/codec.py
 	$(BIN)/python bench/squeezenet.py
 	$(BIN)/python bench/gptq.py $(if $(PEER),--peer-python $(PEER))
+	$(if $(PEERS),$(BIN)/python bench/plane.py --peers $(PEERS) && $(BIN)/python bench/plot.py)
 	$(BIN)/python bench/opening.py demo/smollm2-rarefied
 	$(BIN)/python bench/kill.py --random 150 --systematic --full --layers 2 --json bench/results/kill.json
 	$(BIN)/python bench/figures.py
@@ -76,7 +78,7 @@ $(VENV)/dev: $(SOURCES) constraints.txt | $(VENV)/torch
 	touch $(VENV)/installed $@
 
 $(VENV)/bench: $(VENV)/dev
-	$(PIP) constriction zstandard
+	$(PIP) constriction matplotlib zstandard
 	touch $@
 
 clean:

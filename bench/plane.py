@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -77,6 +78,18 @@ def entrants(peers: Path, work: Path) -> dict[str, Contestant]:
 
 def peer(peers: Path, environment: str, script: str) -> tuple[str, ...]:
     return (str(peers / environment / "bin" / "python"), str(HERE / "peers" / f"{script}.py"))
+
+
+def make(contestants: list[Contestant], model: Path, tokens: Path, outs: dict[str, Path]) -> list[str]:
+    """Make what is missing, one after the other; returns the names of those that failed, which hold up no other."""
+    failed = []
+    for contestant in contestants:
+        try:
+            contestant.run(model, tokens, outs[contestant.name])
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"{contestant.name} was not made: {error}", file=sys.stderr)
+            failed.append(contestant.name)
+    return failed
 
 
 # ---- distortion
@@ -210,9 +223,9 @@ def main() -> None:
     everyone = entrants(asked.peers, work)
     outs = {name: work / f"{name}-{asked.samples}" for name in everyone}
     chosen = [name for name in everyone if any(fnmatch(name, pattern) for pattern in asked.names)]
+    failed: list[str] = []
     if asked.stage in ("all", "make"):
-        for name in chosen:
-            everyone[name].run(model, calibration, outs[name])
+        failed = make([everyone[name] for name in chosen], model, calibration, outs)
     if asked.stage in ("all", "measure"):
         measure_all(work, model, {name: outs[name] for name in chosen if outs[name].exists()}, texts)
     if asked.stage in ("all", "report"):
@@ -224,6 +237,8 @@ def main() -> None:
         }
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
+    if failed:
+        sys.exit(f"not made: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,18 @@ def test_linear_layers_alone_do_not_feel_the_embedding(work: Path, monkeypatch: 
     plane.measure_all(work, work / "model", copies, {"wikipedia": ids})
 
 
+def test_one_that_fails_holds_up_no_other(tmp_path: Path) -> None:
+    script = "import pathlib, sys; pathlib.Path(sys.argv[3], 'run.json').write_text('{}')"
+    made = [
+        plane.Contestant("fails", (sys.executable, "-c", "raise SystemExit(1)")),
+        plane.Contestant("absent", (str(tmp_path / "python"),)),
+        plane.Contestant("works", (sys.executable, "-c", script)),
+    ]
+    outs = {each.name: tmp_path / each.name for each in made}
+    assert plane.make(made, tmp_path, tmp_path / "ids.npy", outs) == ["fails", "absent"]
+    assert [name for name, out in outs.items() if out.exists()] == ["works"]
+
+
 def test_a_point_stands_against_the_largest_file_that_is_no_larger() -> None:
     random = np.random.default_rng(0)
     peer = random.uniform(0.9, 1.1, 64)
