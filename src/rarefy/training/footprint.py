@@ -58,7 +58,11 @@ def _kept(model: Model, batch: torch.Tensor, dtype: torch.dtype, device: str) ->
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             layer.register_forward_hook(see)
-    mixed = torch.autocast(device, torch.bfloat16) if dtype == torch.bfloat16 else contextlib.nullcontext()
+    mixed = (
+        torch.autocast(torch.device(device).type, torch.bfloat16)
+        if dtype == torch.bfloat16
+        else contextlib.nullcontext()
+    )
     with mode, mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         shapes = {key: shape_of(model.codes, key) for key in model.codes}
         # Vectors move, and make everything after them need a gradient; matrices do not.

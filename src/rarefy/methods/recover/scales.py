@@ -18,8 +18,6 @@ from rarefy.method import Tuner, setting
 from rarefy.model import Model, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from rarefy.codes import Code
@@ -86,8 +84,10 @@ class Scales(Tuner):
         def loss(j: int) -> torch.Tensor:
             return self.loss(student(teacher.batches[j]), teacher(j), law)
 
+        kind = torch.device(evidence.device).type
+
         def measured() -> float:
-            with torch.no_grad(), torch.autocast(evidence.device, torch.bfloat16, evidence.dtype == "bfloat16"):
+            with torch.no_grad(), torch.autocast(kind, torch.bfloat16, evidence.dtype == "bfloat16"):
                 return float(np.mean([float(loss(j)) for j in kept_back]))
 
         before = measured()
@@ -159,7 +159,10 @@ def within(model: Model, codes: Mapping[str, Code]) -> dict[str, Code]:
     size = next((s.settings["size"] for s in reversed(model.history) if s.settings.get("size")), 0)
     if not size:
         return dict(codes)
-    length = _lengths(model)
+
+    def length(key: str, code: Code) -> int:
+        return len(record.encode(code, model.dtypes[key]))
+
     held = {key: length(key, model.codes[key]) for key in model.codes}
     grown = {key: length(key, code) - held[key] for key, code in codes.items()}
     kept = dict(codes)
@@ -170,8 +173,3 @@ def within(model: Model, codes: Mapping[str, Code]) -> dict[str, Code]:
         excess -= grown[key]
         del kept[key]
     return kept
-
-
-def _lengths(model: Model) -> Callable[[str, Code], int]:
-    """Bytes that a code takes in a file."""
-    return lambda key, code: len(record.encode(code, model.dtypes[key]))
