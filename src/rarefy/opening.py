@@ -147,5 +147,5 @@ def _coded(skeleton: Skeleton, reader: Reader, heads: dict[str, Head], sections:
         history = tuple(Step(**step) for step in sections.get("history", []))
     except TypeError as error:
         raise FormatError(f"{source}: the manifest's history cannot be read", str(error)) from None
-    kept = {key: sections[key] for key in ("calibration", "original") if key in sections}
+    kept = {key: sections[key] for key in ("calibration", "original", "predicted") if key in sections}
     return Model.of(skeleton, codes, dtypes, source, history=history, sections=kept)

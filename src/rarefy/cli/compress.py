@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rarefy.cli.budgets import RECIPE, BitsPerWeight, MaxKL, Methods, Ratio, RecipeFile, Size, recipe_given
 from rarefy.cli.options import (
     DATA,
     HARDWARE,
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from rarefy.model import Model
     from rarefy.plan.predict import Needs
     from rarefy.plan.result import Result
-    from rarefy.recipe import Recipe
-
-RECIPE = "What is done (one of the two)"
-BUDGET = "How large it may be (one of the three)"
 
 EXAMPLES = examples(
     "rarefy compress SmolLM2-135M out --size 50MB",
@@ -47,45 +44,12 @@ EXAMPLES = examples(
 def compress(
     model: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to make.", show_default=False)],
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "-r", "--recipe", metavar="FILE", help="A recipe in TOML.", rich_help_panel=RECIPE, show_default=False
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m",
-            "--method",
-            metavar="NAME:SETTINGS",
-            help="A method and its settings; repeatable, in order. `rarefy methods` lists them.",
-            rich_help_panel=RECIPE,
-            show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Bytes that all weight files may have: 60MB, 1.5GB. Without -r or -m by quantize.entropy.",
-            rich_help_panel=BUDGET,
-            show_default=False,
-        ),
-    ] = None,
-    bpw: Annotated[
-        float | None,
-        typer.Option(metavar="BITS", help="Bits a weight, whole file.", rich_help_panel=BUDGET, show_default=False),
-    ] = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(
-            metavar="TIMES",
-            help="Times smaller than 16 bits a weight, 32 for networks that do not read text.",
-            rich_help_panel=BUDGET,
-            show_default=False,
-        ),
-    ] = None,
+    recipe: RecipeFile = None,
+    method: Methods = None,
+    size: Size = None,
+    bpw: BitsPerWeight = None,
+    ratio: Ratio = None,
+    max_kl: MaxKL = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,8 +93,8 @@ def compress(
     from rarefy.plan.predict import Needs
     from rarefy.report.progress import showing
 
-    limited = (size, bpw, ratio) != (None, None, None)
-    steps = _recipe(recipe, method or [], limited)  # before anything slow is imported: most mistakes are made here
+    limited = (size, bpw, ratio, max_kl) != (None,) * 4
+    steps = recipe_given(recipe, method or [], limited)  # before anything slow is imported: most mistakes are made here
     with session(threads, device), showing() as progress:
         network = opened(model, progress)
         with progress.task("reading weights and data", 0):
@@ -142,6 +106,7 @@ def compress(
             size=size,
             bpw=bpw,
             ratio=ratio,
+            max_kl=max_kl,
             data=data or (),
             blocks=blocks,
             length=length,
@@ -159,26 +124,6 @@ def compress(
         _needs(made, json)
     else:
         _answer(model, network, made, json)
-
-
-def _recipe(file: Path | None, words: list[str], limited: bool) -> Recipe | None:
-    """The recipe that one of -r and -m gives; none is needed where there is a budget."""
-    from rarefy.errors import UsageError
-    from rarefy.methods import names
-    from rarefy.recipe import Recipe
-
-    if file is not None and words:
-        raise UsageError("-r and -m are both given", "a recipe says every method", "give one of the two")
-    if file is not None:
-        return Recipe.read(file)
-    if not words and limited:
-        return None
-    if not words:
-        raise UsageError(
-            "nothing is said of what to do",
-            remedy=f"give a budget such as --size 60MB, -r RECIPE.toml, or -m with one of {', '.join(names())}",
-        )
-    return Recipe.from_arguments(words)
 
 
 def _answer(source: str, network: Model, made: Result, json: bool) -> None:
@@ -202,9 +147,10 @@ def _needs(needs: Needs, json: bool) -> None:
     from rarefy.units import human
 
     if json:
-        print_json({"memory": needs.memory, "disk": needs.disk})
+        print_json({"memory": needs.memory, "disk": needs.disk, "cpu_seconds": round(needs.seconds, 3)})
         return
-    typer.echo(f"about {human(needs.memory)} of memory and {human(needs.disk)} of disk; nothing was written")
+    took = f"{human(needs.memory)} of memory, {human(needs.disk)} of disk and {needs.seconds:.0f} s of the processor"
+    typer.echo(f"about {took}; nothing was written")
 
 
 VERB = compress

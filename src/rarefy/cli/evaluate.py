@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rarefy.measure.tasks import Data
     from rarefy.model import Model
     from rarefy.progress import Progress
-    from rarefy.report.evaluated import Evaluated, Network
+    from rarefy.report.evaluated import Evaluated, Network, Predicted
 
 EXAMPLES = examples(
     "rarefy evaluate out --against SmolLM2-135M",
@@ -97,7 +97,18 @@ def _measured(
         data.name,
         shape_of(data),
         time.monotonic() - began,
+        None if original is None else predicted_of(network),
     )
+
+
+def predicted_of(model: Model) -> Predicted | None:
+    """The divergence that an artifact's manifest predicts, where that is from its original: of a first step alone."""
+    from rarefy.report.evaluated import Predicted
+
+    said = model.sections.get("predicted")
+    if not isinstance(said, dict) or not isinstance(said.get("nats"), float) or len(model.history) != 1:
+        return None
+    return Predicted(said["nats"], said.get("claimed") is True)
 
 
 def refuse_calibrated(network: Model, data: Data) -> None:

@@ -1,9 +1,10 @@
-"""Budgets: how large the weight files may be, said in one of several ways, and the recipe that is held to it."""
+"""Budgets: how large the weight files may be or how far the network may go, and the recipe that is held to it."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rarefy.errors import UsageError
@@ -25,39 +26,73 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def budget(model: Model, *, size: str | int | None, bpw: float | None, ratio: float | None) -> int | None:
-    """Bytes that the weight files may have, or None where nothing was said of it.
+@dataclass(frozen=True)
+class Budget:
+    """One of two. size: bytes that all weight files may have. max_kl: nats of predicted divergence."""
 
-    size: those bytes. bpw: bits a weight of the whole file. ratio: how many times smaller than with 2 bytes a weight
-    for networks that read tokens, 4 for others.
+    size: int | None = None
+    max_kl: float | None = None
+
+
+def budget(
+    model: Model,
+    *,
+    size: str | int | None = None,
+    bpw: float | None = None,
+    ratio: float | None = None,
+    max_kl: float | None = None,
+) -> Budget | None:
+    """What was said of one, or None where nothing was.
+
+    size: bytes of the weight files. bpw: bits a weight of the whole file. ratio: how many times smaller than with 2
+    bytes a weight for networks that read tokens, 4 for others. max_kl: nats a token or example.
 
     Raises UsageError when more than one is given, or one that means nothing.
     """
-    given = [name for name, value in (("size", size), ("bpw", bpw), ("ratio", ratio)) if value is not None]
+    every = {"size": size, "bpw": bpw, "ratio": ratio, "max_kl": max_kl}
+    given = [name for name, value in every.items() if value is not None]
     if not given:
         return None
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} are both given", remedy="give one budget")
+    if max_kl is not None:
+        if not 0 < max_kl < float("inf"):
+            raise UsageError(f"{max_kl} nats are no divergence to keep to", remedy="give a positive number")
+        return Budget(max_kl=max_kl)
     if bpw is not None:
         made = bpw * model.weights / 8
     elif ratio is not None:
         made = (2 if reads_tokens(model) else 4) * model.weights / ratio if ratio > 0 else 0
     else:
         made = parse_size(size) if isinstance(size, str) else float(size or 0)
-    if not made >= 1:
+    if not 1 <= made < float("inf"):
         raise UsageError(f"{given[0]} leaves no byte", remedy="give a positive number")
-    return int(made)
+    return Budget(size=int(made))
 
 
-def held(recipe: Recipe, size: int) -> Recipe:
-    """The recipe whose one method that can be held to a size has this one. Raises UsageError when there is not one."""
-    methods = recipe.flat()
-    able = [method for method in methods if isinstance(method, Budgeted)]
+def held(recipe: Recipe, limit: Budget) -> Recipe:
+    """The recipe whose one method that can be held to a budget has its size, where it is one.
+
+    Raises UsageError when there is not one such method.
+    """
+    able = [method for method in recipe.flat() if isinstance(method, Budgeted)]
     if len(able) != 1:
         names = " and ".join(method.name() for method in able)
         raise UsageError(
-            f"this recipe has {names or 'no method'} to hold to a size",
+            f"this recipe has {names or 'no method'} to hold to a budget",
             remedy="take quantize.entropy for one of its methods, once",
         )
-    kept: list[Method] = [dataclasses.replace(m, size=size) if isinstance(m, Budgeted) else m for m in methods]
-    return Recipe(tuple(kept), recipe.coder)
+    return _with(recipe, size=limit.size or 0, step=0.0)
+
+
+def stepped(recipe: Recipe, step: float) -> Recipe:
+    """The recipe whose method that can be held to a budget has this step instead."""
+    return _with(recipe, size=0, step=step)
+
+
+def _with(recipe: Recipe, *, size: int, step: float) -> Recipe:
+    changed: list[Method] = [
+        dataclasses.replace(method, size=size, step=step) if isinstance(method, Budgeted) else method
+        for method in recipe.flat()
+    ]
+    return Recipe(tuple(changed), recipe.coder)

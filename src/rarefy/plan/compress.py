@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rarefy.errors import RarefyError, ResourceError, UsageError
-from rarefy.evidence import Evidence, Visited
+from rarefy.evidence import Curvature, Evidence, Visited
 from rarefy.files import manifest
 from rarefy.files.journal import Kept, WorkFolder
 from rarefy.measure import memory
 from rarefy.model import Model
 from rarefy.opening import open_model
 from rarefy.plan import predict
-from rarefy.plan.budget import budget, held
+from rarefy.plan.budget import Budget, budget, held, stepped
 from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
+from rarefy.plan.foresee import foresee
 from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
-from rarefy.plan.result import Result, result_of, sections_of
+from rarefy.plan.result import Predicted, Result, result_of, sections_of
 from rarefy.plan.write import Recorded, decode_seconds, write_artifact
 from rarefy.progress import Progress, Silent
 from rarefy.recipe import Recipe
@@ -40,7 +41,7 @@ DEFAULT = "quantize.entropy"
 """What is done where only a budget is given."""
 
 
-class _Journal:
+class Journaled:
     """The walk's view of the work folder: codes come back from disk when they are asked for."""
 
     def __init__(self, work: WorkFolder) -> None:
@@ -80,6 +81,7 @@ def compress(
     size: str | int | None = None,
     bpw: float | None = None,
     ratio: float | None = None,
+    max_kl: float | None = None,
     data: Sequence[str | Path] = (),
     blocks: int = BLOCKS,
     length: int = LENGTH,
@@ -114,14 +116,16 @@ def compress(
     Raises UsageError for what was asked wrongly (OUT exists, unknown settings, data that do not fit), ResourceError
     when memory or disk do not suffice, FormatError for damaged input. OUT is written whole or not at all.
     """
-    began = time.monotonic()
+    began, worked = time.monotonic(), memory.cpu_seconds()
     output = Output.at(out, work_dir)
     with numerical_threads(threads) as count:
         model = source if isinstance(source, Model) else open_model(source)
         output.check_outside(model.skeleton.folder)
         settings = {"seed": seed, "threads": count, "device": device, "dtype": dtype}
-        limit = budget(model, size=size, bpw=bpw, ratio=ratio)
-        given = _recipe(recipe, tuple(exclude), coder, limit)
+        limit = budget(model, size=size, bpw=bpw, ratio=ratio, max_kl=max_kl)
+        given = recipe_of(recipe, tuple(exclude), coder, limit)
+        if max_kl is not None:
+            settings["max_kl"] = max_kl
         run = _prepare(model, given, data, blocks, length, settings)
         work = WorkFolder(output.work, run.key, model.dtypes, count)
         result = _already(run, output, work)
@@ -131,14 +135,27 @@ def compress(
             predict.check(needs, output, work.size())
             if dry_run:
                 return needs
+            held_before = memory.resident()
             result = _run(run, output, work, progress or Silent())
-    return dataclasses.replace(result, seconds=time.monotonic() - began, peak_rss_bytes=memory.peak())
+            result = dataclasses.replace(result, predicted=_predicted(result, needs, held_before))
+    return dataclasses.replace(
+        result,
+        seconds=time.monotonic() - began,
+        cpu_seconds=memory.cpu_seconds() - worked,
+        peak_rss_bytes=memory.peak(),
+    )
 
 
-def _recipe(
-    recipe: Recipe | Method | Sequence[str] | None, exclude: tuple[str, ...], coder: str | None, limit: int | None
+def _predicted(result: Result, needs: predict.Needs, before: int) -> Predicted:
+    """What was said of a run that has been done now. before: bytes resident when it began."""
+    foreseen = manifest.read(result.out).get("predicted", {})
+    return Predicted(foreseen.get("bytes"), foreseen.get("nats"), before + needs.memory, needs.seconds)
+
+
+def recipe_of(
+    recipe: Recipe | Method | Sequence[str] | None, exclude: tuple[str, ...], coder: str | None, limit: Budget | None
 ) -> Recipe:
-    """What was given as a recipe, with what was said beside it. limit: bytes of all weight files."""
+    """What was given as a recipe, with what was said beside it."""
     from rarefy.method import Method, PerTensor
 
     if recipe is None:
@@ -188,13 +205,18 @@ def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Res
             None if run.data is None else run.data.inputs,
             device=settings["device"],
             dtype=settings["dtype"],
-            journal=_Journal(work),
+            journal=Journaled(work),
             progress=progress,
         )
-        made = run.recipe.apply(run.model, evidence, seed=settings["seed"])
+        recipe, foreseen = run.recipe, None
+        if Curvature() in recipe.statistics:
+            foreseen = foresee(run.model, recipe, evidence, seed=settings["seed"], max_kl=settings.get("max_kl"))
+            if foreseen is not None and "max_kl" in settings:
+                recipe = stepped(recipe, foreseen.step)
+        made = recipe.apply(run.model, evidence, seed=settings["seed"])
         fresh = work.root / "out"
-        sections = sections_of(run.model, made, run.recipe, run.data, {"key": run.key, **settings})
-        write_artifact(made, fresh, run.recipe, sections, work.scratch("records"), settings["threads"], progress)
+        sections = sections_of(run.model, made, recipe, run.data, {"key": run.key, **settings}, foreseen)
+        write_artifact(made, fresh, recipe, sections, work.scratch("records"), settings["threads"], progress)
         try:
             output.put(fresh)
         except ResourceError:

@@ -85,7 +85,7 @@ def foresee(
     why = _obstacle(model, recipe, held)
     if why and max_kl is not None:
         raise UsageError("this divergence cannot be predicted", why, "give a size, or bits a weight")
-    found = _Foresight(model, methods, budgeted, seen, held, seed)
+    found = _Foresight(model, methods, budgeted, evidence if why else seen, None if why else held, seed)
     return found.sized(why) if max_kl is None else found.diverging(max_kl)
 
 
@@ -168,14 +168,16 @@ class _Foresight:
         return self._at(step, "")
 
     def _at(self, step: float, why: str) -> Foreseen:
-        bits = self.rest + sum(curve(step) for curve in self.curves.values())
+        taken = math.ceil((self.rest + sum(curve(step) for curve in self.curves.values())) / 8)
+        if 0 < taken - self.method.size < 1e-4 * self.method.size:
+            taken = self.method.size  # which the step was found for, to so many digits
         if why:
-            return Foreseen(math.ceil(bits / 8), step, None, None, why)
+            return Foreseen(taken, step, None, None, why)
         assert self.held is not None
         found, shape = self._nats(step), self.held.array().shape
         second_order = step**2 / 24 * sum(f["weights"] for f in self.forecasts.values())
         rests = f"noise in the weights, on data that the survey did not see ({' x '.join(map(str, shape))})"
-        return Foreseen(math.ceil(bits / 8), step, found, float(f"{found / second_order:.4g}"), rests)
+        return Foreseen(taken, step, found, float(f"{found / second_order:.4g}"), rests)
 
     def _nats(self, step: float) -> float:
         """The divergence that noise of this step makes, to six digits."""

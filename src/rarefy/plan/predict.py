@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ import numpy as np
 from rarefy.codes import Dense
 from rarefy.codes.dtypes import dtype_of
 from rarefy.errors import ResourceError, UsageError
-from rarefy.evidence import Evidence, Site
+from rarefy.evidence import Curvature, Evidence, Site
 from rarefy.evidence.statistics import moment_obstacle
+from rarefy.evidence.survey import SHARE
 from rarefy.families import Segments
 from rarefy.measure import memory
-from rarefy.method import PerTensor
+from rarefy.method import PerTensor, Tuner
 from rarefy.model import shape_of
 from rarefy.units import human
 
@@ -32,14 +34,20 @@ if TYPE_CHECKING:
     from rarefy.plan.trace import Traced
     from rarefy.recipe import Recipe
 
-LIBRARIES = 32_000_000
+LIBRARIES = 20_000_000
 """What numerical libraries take for themselves once they compute."""
 
 CODING = 20
 """Bytes a weight of the matrix that is coded: its values, what is left to round, what was rounded, the error."""
 
-FACTORING = 64
-"""Bytes an entry of a second moment while it is factored: some eight copies in float64."""
+FACTORING = 32
+"""Bytes an entry of a second moment while it is factored: three copies in float64, two in float32."""
+
+SURVEYING = 32
+"""Bytes a weight of the matrix that a survey forecasts: its values, noise of their shape, the rounding of a sample."""
+
+ROUNDING = 2e-8
+"""Processor seconds a weight that is rounded one column at a time and coded, beside its products."""
 
 WRITING = 3
 """Copies of a tensor while it is written: its elements, their planes, the coded tiles."""
@@ -50,13 +58,14 @@ class Needs:
     """Estimates in bytes.
 
     memory: above what the process holds already. disk: in the work folder, at most. reads: of the network;
-    writes: of weight files, at most.
+    writes: of weight files, at most. seconds: of the processor, all threads together; on a device, its own too.
     """
 
     memory: int
     disk: int
     reads: int
     writes: int
+    seconds: float
 
 
 def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: str, device: str = "cpu") -> Needs:
@@ -65,17 +74,47 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
     Raises UsageError when the network does not take such inputs.
     """
     plan = _Plan(model, recipe)
-    writes, taken, spooled = plan.written(), plan.at_rest(), 0
+    writes, taken, products, spooled = plan.written(), plan.at_rest(), 0.0, 0
+    disk = 3 * writes
     if inputs is not None:
         evidence = Evidence(inputs, device=device, dtype=dtype)
+        size, on_host = evidence.torch_dtype.itemsize, device == "cpu"
         batches = evidence.micro_batches()
         traced = plan.trace(batches[0], evidence)
-        walked = plan.walk(traced, evidence.torch_dtype.itemsize, len(batches), device == "cpu")
-        taken = max(taken, walked + sum(batch.nbytes for batch in batches))
+        held = sum(batch.nbytes for batch in batches)
+        taken = max(taken, held + plan.walk(traced, size, len(batches), on_host))
         # What a segment reads and what it writes.
         spooled = 2 * max(segment.value for segment in traced) * len(batches)
+        forward = len(batches) * sum(segment.products for segment in traced)
+        products = 2 * forward
+        if Curvature() in recipe.statistics:
+            batches = evidence.micro_batches(SHARE)
+            traced = plan.trace(batches[0], evidence, backwards=True)
+            taken = max(taken, held + plan.survey(traced, size, len(batches), on_host))
+            # What flows into every segment, gradients on both sides of one; the noise stays.
+            values = [segment.value for segment in traced]
+            spooled = max(spooled, (sum(values) + 2 * max(values)) * len(batches))
+            disk += 2 * plan.coded()
+            products += 3 * forward
+        tuned = (held + tuner.memory(model, evidence) for tuner in recipe.flat() if isinstance(tuner, Tuner))
+        taken = max([taken, *tuned])
     # The codes are in the journal, in records for the container, and in OUT.
-    return Needs(LIBRARIES + taken, 3 * writes + spooled, model_bytes(model), writes)
+    seconds = products / _speed(dtype) + ROUNDING * plan.coded()
+    return Needs(LIBRARIES + taken, disk + spooled, model_bytes(model), writes, seconds)
+
+
+@functools.cache
+def _speed(dtype: str) -> float:
+    """Operations that a processor second makes in products of this type, measured."""
+    import torch
+
+    a, b = (torch.ones(size, 768, dtype=getattr(torch, dtype)) for size in (512, 1024))
+    a @ b.T
+    began, count = memory.cpu_seconds(), 0
+    while memory.cpu_seconds() - began < 0.05:
+        a @ b.T
+        count += 1
+    return 2 * count * 512 * 768 * 1024 / (memory.cpu_seconds() - began)
 
 
 class _Plan:
@@ -103,7 +142,7 @@ class _Plan:
         find = self.segments.module.get_submodule
         return [path for place in self.places[i] for path in place.modules if not moment_obstacle(find(path))]
 
-    def trace(self, batch: torch.Tensor, evidence: Evidence) -> list[Traced]:
+    def trace(self, batch: torch.Tensor, evidence: Evidence, backwards: bool = False) -> list[Traced]:
         """Every segment on one micro-batch."""
         from rarefy.plan.trace import trace
 
@@ -111,7 +150,7 @@ class _Plan:
         gather = [path for i in range(len(self.places)) for path in self._paths(i)]
         segments = self.segments
         try:
-            return trace(segments.module, tensors, segments.blocks, gather, batch, evidence.torch_dtype)
+            return trace(segments.module, tensors, segments.blocks, gather, batch, evidence.torch_dtype, backwards)
         except Exception as error:
             shape = " x ".join(map(str, batch.shape[1:]))
             raise UsageError(f"{self.model.source} does not take examples of {shape}", str(error)) from None
@@ -130,6 +169,25 @@ class _Plan:
         outside = self._weights(traced[-1].modules, itemsize) * on_host
         segments = (self._segment(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
         return beside + max(outside, *segments)
+
+    def survey(self, traced: list[Traced], itemsize: int, batches: int, on_host: bool) -> int:
+        """Memory of the hungriest segment of a survey."""
+        beside = batches * max(segment.beside for segment in traced) * on_host
+        traced[-1].modules |= traced[0].modules
+        return beside + max(self._surveyed(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
+
+    def _surveyed(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:
+        coded = [self._size(place) for place in self.places[i]]
+        moments = [width * width for width in traced.moments]
+        # Gradients: with respect to the outputs, to what flows in, and one more on the way.
+        gradients = traced.output + 3 * traced.value
+        running = (self._weights(traced.modules, itemsize) + traced.activations + gradients) * on_host
+        visiting = 2 * sum(coded) + max(FACTORING * max(moments, default=0), SURVEYING * max(coded, default=0))
+        return 4 * sum(moments) + max(running, visiting)
+
+    def coded(self) -> int:
+        """Weights that a method takes."""
+        return sum(self._size(place) for places in self.places for place in places)
 
     def _segment(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:
         coded = [self._size(place) for place in self.places[i]]

@@ -17,8 +17,22 @@ if TYPE_CHECKING:
 
     from rarefy.model import Model
     from rarefy.plan.data import Calibration
+    from rarefy.plan.foresee import Foreseen
     from rarefy.plan.output import Output
     from rarefy.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was said of a run before its walk. None: it was not.
+
+    nats: divergence, a token or example. peak_rss_bytes: of the process. cpu_seconds: of all threads.
+    """
+
+    bytes: int | None
+    nats: float | None
+    peak_rss_bytes: int
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,8 @@ class Result:
     """What a run made. bytes: of all weight files; already: the very same artifact was there before.
 
     left: parameters of two or more dimensions that no step coded, with the reason.
+    cpu_seconds: of all threads, by this process; less than a whole run where it went on with another's work.
+    predicted: what had been said of it.
     decode_seconds: what reading and decoding all weights took on this machine, where a coder was asked for by name.
     """
 
@@ -39,6 +55,8 @@ class Result:
     left: dict[str, str]
     already: bool = False
     decode_seconds: float | None = None
+    cpu_seconds: float = 0.0
+    predicted: Predicted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the command line prints it."""
@@ -46,14 +64,21 @@ class Result:
 
 
 def sections_of(
-    model: Model, made: Model, recipe: Recipe, data: Calibration | None, run: dict[str, Any]
+    model: Model,
+    made: Model,
+    recipe: Recipe,
+    data: Calibration | None,
+    run: dict[str, Any],
+    foreseen: Foreseen | None = None,
 ) -> dict[str, Any]:
     """The manifest's sections: nothing of clock, host, path or progress.
 
     model, made: before and after. run: the key and the settings.
     """
     held = list(model.sections.get("calibration", []))
+    predicted = {} if foreseen is None else {"predicted": foreseen.to_json()}
     return {
+        **predicted,
         "model": {**made.skeleton.describe(), "weights": made.weights, "outside": _outside(made)},
         "original": model.sections.get("original") or {"bytes": model_bytes(model)},
         "recipe": recipe.to_toml(),

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from rarefy.evidence.statistics import unfold
 from rarefy.families.values import model_inputs
@@ -30,12 +31,15 @@ _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.
 class Traced:
     """One segment. activations: the most bytes alive while it runs; moments: the inputs of each second moment gathered.
 
+    products: operations of its products, two a multiplication and addition. output: bytes of what came out last.
     value, beside: bytes of a block's running value, and of the tensors it is given beside it.
     modules: paths of what runs in it.
     """
 
     activations: int = 0
     moments: list[int] = field(default_factory=list)
+    products: int = 0
+    output: int = 0
     value: int = 0
     beside: int = 0
     modules: set[str] = field(default_factory=set)
@@ -48,25 +52,30 @@ def trace(
     gather: Sequence[str],
     batch: torch.Tensor,
     dtype: torch.dtype,
+    backwards: bool = False,
 ) -> list[Traced]:
     """Run the shape of a micro-batch through `module`: what comes before its blocks, each block, what comes after.
 
     tensors: name -> (what names that are tied share, shape). gather: paths of layers whose second moment is wanted.
-    dtype: in which it computes. Without blocks, the network is one segment.
+    dtype: in which it computes. Without blocks, the network is one segment. backwards: of each segment by itself, all
+    that a pass back through it needs is held, and so are the outputs of `gather`.
 
     Raises whatever the network raises for inputs that it does not take.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     held = module.state_dict(keep_vars=True)
-    with mode, torch.no_grad(), _unheard():
-        made = {key: torch.empty(shape, dtype=dtype) for key, shape in tensors.values()}
+    with mode, torch.set_grad_enabled(backwards), _unheard():
+        # Weights that want gradients hold a layer's inputs, as the survey's hooks do.
+        made = {key: torch.empty(shape, dtype=dtype, requires_grad=backwards) for key, shape in tensors.values()}
         # Integers are buffers, which the module has itself.
         given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
         args, kwargs = model_inputs(module, mode.from_tensor(batch))
         with _Live([*made.values(), *_tensors_in([args, kwargs])]) as live:
-            watch = _Watch(module, blocks, gather, live)
+            watch = _Watch(module, blocks, gather, live, backwards)
             try:
-                functional_call(module, given, args, kwargs, tie_weights=True, strict=False)
+                with FlopCounterMode(display=False) as watch.counter:
+                    out = functional_call(module, given, args, kwargs, tie_weights=True, strict=False)
+                    watch.segments[-1].output = max((tensor.nbytes for tensor in _tensors_in(out)), default=0)
             finally:
                 watch.close()
     return watch.segments
@@ -120,15 +129,25 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Watch:
     """Notes what lives, segment by segment, while a network runs."""
 
-    def __init__(self, module: nn.Module, blocks: Sequence[str], gather: Sequence[str], live: _Live) -> None:
+    counter: FlopCounterMode
+
+    def __init__(
+        self, module: nn.Module, blocks: Sequence[str], gather: Sequence[str], live: _Live, backwards: bool
+    ) -> None:
         self.segments = [Traced() for _ in range(len(blocks) + 2 if blocks else 1)]
         self._live, self._now = live, self.segments[0]
         self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
         self._handles: list[Any] = []
+        self._before = self._counted = 0
+        self._backwards = backwards
         for path, layer in module.named_modules():
             self._on(layer, lambda *_, path=path: self._now.modules.add(path))
         for path in gather:
             self._on(module.get_submodule(path), self._gathered)
+            if backwards:
+                keep = module.get_submodule(path).register_forward_hook(lambda *args: self._outputs.append(args[-1]))
+                self._handles.append(keep)
         for i, path in enumerate(blocks):
             block = module.get_submodule(path)
             self._on(block, lambda _layer, args, kwargs, i=i: self._enter(i + 1, args, kwargs))
@@ -155,9 +174,15 @@ class _Watch:
             self._now.beside = sum({id(tensor): tensor.nbytes for tensor in beside}.values())
 
     def _leave(self) -> None:
-        self._now.activations = max(self._now.activations, self._live.peak)
+        self._now.activations = max(self._now.activations, self._live.peak - self._before)
+        counted = self.counter.get_total_flops()
+        self._now.products += counted - self._counted
+        self._counted = counted
         self._inputs.clear()
+        self._outputs.clear()
         self._live.peak = self._live.now
+        # What segments before hold for the way back is not there when this one runs by itself.
+        self._before = self._live.now if self._backwards else 0
 
     def _gathered(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # As the gatherer does: inputs are held to the end, and those of several layers have one moment.

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+class Said(Protocol):
+    """What had been said of a run, as `rarefy.plan.result.Predicted` has it."""
+
+    @property
+    def bytes(self) -> int | None: ...
+    @property
+    def nats(self) -> float | None: ...
+    @property
+    def peak_rss_bytes(self) -> int: ...
+    @property
+    def cpu_seconds(self) -> float: ...
+
+
 class Made(Protocol):
     """What a run made, as `rarefy.Result` says it."""
 
@@ -46,6 +59,10 @@ class Made(Protocol):
     def already(self) -> bool: ...
     @property
     def decode_seconds(self) -> float | None: ...
+    @property
+    def cpu_seconds(self) -> float: ...
+    @property
+    def predicted(self) -> Said | None: ...
     def to_json(self) -> dict[str, Any]: ...
 
 
@@ -87,6 +104,8 @@ class Compressed:
     def table(self) -> RenderableType:
         """For a terminal."""
         parts: list[RenderableType] = [self._figures(), "", self._steps()]
+        if self.made.predicted is not None:
+            parts += ["", self._predicted(self.made.predicted)]
         if self.made.left:
             parts += ["", self._left()]
         if self.calibration:
@@ -110,6 +129,20 @@ class Compressed:
                 "decodes in", words.seconds(made.decode_seconds), f"{speed} of weights a second, measured here"
             )
         return grid
+
+    def _predicted(self, said: Said) -> Table:
+        """What was said beforehand beside what came of it."""
+        made = self.made
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+        for name in ("", "predicted", "measured"):
+            table.add_column(name, justify="right" if name else "left")
+        if said.bytes is not None:
+            table.add_row("bytes", f"{said.bytes:,}", f"{made.bytes:,}")
+        table.add_row("peak memory", human(said.peak_rss_bytes), human(made.peak_rss_bytes))
+        table.add_row("processor", words.seconds(said.cpu_seconds), words.seconds(made.cpu_seconds))
+        if said.nats is not None:
+            table.add_row("divergence", f"{said.nats:.3g} nats", Text("by evaluate", "dim"))
+        return table
 
     def _steps(self) -> Table:
         grid = _grid()

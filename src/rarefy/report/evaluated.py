@@ -37,8 +37,19 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """The divergence that was predicted before a network was made; claimed: where such predictions hold."""
+
+    nats: float
+    claimed: bool
+
+
+@dataclass(frozen=True)
 class Evaluated:
-    """A network, its original if there is one, and what was measured on data called `data`, of `shape`."""
+    """A network, its original if there is one, and what was measured on data called `data`, of `shape`.
+
+    predicted: what the artifact's manifest says that its divergence would be.
+    """
 
     evaluation: Evaluation
     network: Network
@@ -46,6 +57,7 @@ class Evaluated:
     data: str
     shape: str
     seconds: float
+    predicted: Predicted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Figures of the network on top, those of the original under "reference"."""
@@ -53,6 +65,8 @@ class Evaluated:
         found = {**self.network.to_json(), **measured}
         if self.original is not None:
             found["reference"] = {**self.original.to_json(), **measured["reference"]}
+        if self.predicted is not None:
+            found["predicted_kl"] = self.predicted.nats
         return {**found, "data": self.data, "seconds": round(self.seconds, 3)}
 
     def table(self) -> Table:
@@ -80,6 +94,9 @@ class Evaluated:
                 table.add_row("  difference", signed(found.difference))
         if found.kl is not None:
             table.add_row(Text(distortion(found), "bold"), Text(str(found.kl), "bold"))
+            if self.predicted is not None:
+                doubt = "" if self.predicted.claimed else ", outside of where such predictions hold"
+                table.add_row("  predicted", f"{self.predicted.nats:.4g}{doubt}")
 
 
 def distortion(found: Evaluation) -> str:

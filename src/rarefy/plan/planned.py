@@ -1,0 +1,123 @@
+"""`rarefy plan`: what a run would make and take, without running it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from rarefy.errors import UsageError
+from rarefy.evidence import Evidence
+from rarefy.files.journal import WorkFolder
+from rarefy.model import Model
+from rarefy.opening import open_model
+from rarefy.plan import predict
+from rarefy.plan.budget import budget, stepped
+from rarefy.plan.compress import Journaled, recipe_of
+from rarefy.plan.data import BLOCKS, LENGTH, calibration
+from rarefy.plan.foresee import Foreseen, foresee
+from rarefy.progress import Progress, Silent
+from rarefy.threads import numerical_threads
+from rarefy.units import bpw as bits_per_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from rarefy.method import Method
+    from rarefy.recipe import Recipe
+
+LOOKED_AT: Final = 24
+"""Blocks of calibration data that are looked at, however many a run would take: enough for a divergence."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would make and take. foreseen: None where no survey begins the recipe, which is all that tells.
+
+    recipe: with the budget filled in, as `compress` takes it. weights: of the network. blocks: what was looked at, and
+    how many a run would calibrate on.
+    """
+
+    recipe: Recipe
+    needs: predict.Needs
+    foreseen: Foreseen | None
+    weights: int
+    blocks: tuple[int, int]
+
+    @property
+    def bytes(self) -> int:
+        """Of all weight files; at most so many where nothing was foreseen."""
+        return self.needs.writes if self.foreseen is None else self.foreseen.bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command line prints it."""
+        needs, foreseen = self.needs, self.foreseen
+        return {
+            "bytes": self.bytes,
+            "bpw": bits_per_weight(self.bytes, self.weights),
+            "kl": None if foreseen is None else foreseen.nats,
+            "kl_claimed": foreseen is not None and foreseen.claimed,
+            "kl_rests_on": "" if foreseen is None else foreseen.rests,
+            "step": None if foreseen is None else foreseen.step,
+            "cpu_seconds": round(needs.seconds, 3),
+            "memory": needs.memory,
+            "disk": needs.disk,
+            "blocks": {"looked_at": self.blocks[0], "of_a_run": self.blocks[1]},
+            "recipe": self.recipe.to_toml(),
+        }
+
+
+def plan(
+    source: str | Path | Model | nn.Module,
+    recipe: Recipe | Method | Sequence[str] | None = None,
+    *,
+    size: str | int | None = None,
+    bpw: float | None = None,
+    ratio: float | None = None,
+    max_kl: float | None = None,
+    data: Sequence[str | Path] = (),
+    blocks: int = BLOCKS,
+    length: int = LENGTH,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    exclude: Sequence[str] = (),
+    coder: str | None = None,
+    work_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """Say what `compress` with these arguments would make and take. They mean what they mean there.
+
+    Surveys the network on at most 24 blocks of the data and disturbs it with noise. work_dir: where temporary files
+    lie meanwhile; left out, the system's place for them.
+
+    Raises UsageError for what was asked wrongly, ResourceError when memory or disk do not suffice.
+    """
+    with numerical_threads(threads) as count, tempfile.TemporaryDirectory(prefix="rarefy-", dir=work_dir) as folder:
+        model = source if isinstance(source, Model) else open_model(source)
+        limit = budget(model, size=size, bpw=bpw, ratio=ratio, max_kl=max_kl)
+        made = recipe_of(recipe, tuple(exclude), coder, limit)
+        inputs = calibration(model, data, blocks=blocks, length=length).inputs if made.statistics else None
+        needs = predict.predict(model, made, inputs, dtype, device)
+        foreseen, looked = None, 0
+        if inputs is not None:
+            is_text = np.issubdtype(inputs.dtype, np.integer)
+            looked = min(len(inputs), LOOKED_AT if is_text else 64 * LOOKED_AT)
+            with WorkFolder(Path(folder) / "plan.work", "0" * 16, model.dtypes, count) as work:
+                evidence = Evidence(inputs[:looked], device, dtype, Journaled(work), progress or Silent())
+                foreseen = foresee(model, made, evidence, seed=seed, max_kl=max_kl)
+        if foreseen is not None and max_kl is not None:
+            made = stepped(made, foreseen.step)
+    if limit is not None and foreseen is not None and foreseen.bytes > (limit.size or foreseen.bytes):
+        raise UsageError(
+            f"{limit.size:,} bytes are too few",
+            f"with the widest step that is of use it takes about {foreseen.bytes:,}",
+            "allow more, or let a method take more tensors",
+        )
+    return Planned(made, needs, foreseen, model.weights, (looked, 0 if inputs is None else len(inputs)))
