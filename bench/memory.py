@@ -5,7 +5,8 @@
 Hidden 3072, feed-forward 8192, 24 heads of 128 over 8 of keys and values, vocabulary 32,000, bf16, tied embeddings
 unless told: a Llama 3.2 of 3B but for its vocabulary. It is written a shard a block, none held whole. Each run is
 `rarefy.compress` in a process of its own, on a few calibration blocks, so that second moments are singular: its
-VmHWM, everything included. --full takes 8, 16 and 28 blocks (5.8 GB of weights), for a machine with time.
+VmHWM, everything included. --full takes 8, 16 and 28 blocks (5.8 GB of weights), for a machine with time. What --out
+has of the same network and tokens already is kept; the file is written after each run.
 """
 
 from __future__ import annotations
@@ -126,20 +127,32 @@ def fresh(*arguments: str | Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(depths: list[int], recipes: list[str], tied: bool, tokens: tuple[int, int], work: Path) -> dict[str, Any]:
-    """Every recipe at every depth: runs by recipe and depth."""
-    runs: dict[str, Any] = {recipe: {} for recipe in recipes}
+def measure(missing: list[tuple[str, int]], tied: bool, tokens: list[int], work: Path) -> Iterator[dict[str, Any]]:
+    """A run of each recipe and depth."""
     data = work / "tokens.npz"
     np.savez(data, x=np.random.default_rng(1).integers(0, VOCABULARY, tokens))
-    for depth in depths:
+    for depth in sorted({depth for _, depth in missing}):
         size = make(work / "model", depth, tied)
-        for recipe in recipes:
+        for recipe in (recipe for recipe, d in missing if d == depth):
             made = fresh(work / "model", data, work / "out", RECIPES[recipe])
-            runs[recipe][depth] = {"original_bytes": size, **made}
-            print(f"{recipe}, {depth} blocks: {made}", file=sys.stderr)
             shutil.rmtree(work / "out")
+            yield {"recipe": recipe, "depth": depth, "original_bytes": size, **made}
         shutil.rmtree(work / "model")
-    return runs
+
+
+def summary(setting: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report. grows: by recipe, the peak of the deepest network over that of the shallowest."""
+    runs = sorted(runs, key=lambda run: (run["recipe"], run["depth"]))
+    peaks = {recipe: [run["peak_bytes"] for run in runs if run["recipe"] == recipe] for recipe in RECIPES}
+    return {
+        **setting,
+        "runs": runs,
+        "grows": {recipe: round(found[-1] / found[0], 3) for recipe, found in peaks.items() if found},
+        "bar": BAR,
+        "met": all(max(found) <= BAR for found in peaks.values() if found),
+        "machine": machine(),
+        "versions": versions("transformers", "rarefy"),
+    }
 
 
 def main() -> None:
@@ -156,24 +169,22 @@ def main() -> None:
     if asked.child:
         print(json.dumps(child(*asked.child)))
         return
+    setting = {"network": config(0, not asked.untied), "tokens": asked.tokens}
+    del setting["network"]["num_hidden_layers"]
+    runs: list[dict[str, Any]] = []
+    if asked.out and asked.out.exists():
+        before = json.loads(asked.out.read_text())
+        runs = before["runs"] if all(before[key] == value for key, value in setting.items()) else []
+    known = {(run["recipe"], run["depth"]) for run in runs}
     depths = list(FULL) if asked.full else asked.depths
+    missing = [(r, d) for r in asked.recipes for d in depths if (r, d) not in known]
     with tempfile.TemporaryDirectory(dir=asked.work) as folder:
-        runs = measure(depths, asked.recipes, not asked.untied, tuple(asked.tokens), Path(folder))
-    peaks = [run["peak_bytes"] for by_depth in runs.values() for run in by_depth.values()]
-    report = {
-        "machine": machine(),
-        "versions": versions("transformers", "rarefy"),
-        "network": config(0, not asked.untied) | {"num_hidden_layers": depths},
-        "tokens": asked.tokens,
-        "runs": runs,
-        "bar": BAR,
-        "met": max(peaks) <= BAR,
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    if asked.out:
-        asked.out.write_text(text)
-    else:
-        print(text, end="")
+        for run in measure(missing, not asked.untied, asked.tokens, Path(folder)):
+            print(json.dumps(run), file=sys.stderr)
+            runs.append(run)
+            if asked.out:
+                asked.out.write_text(json.dumps(summary(setting, runs), indent=1) + "\n")
+    print(json.dumps(summary(setting, runs), indent=1))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rarefy import heap
 from rarefy.errors import RarefyError
 from rarefy.evidence import (
     Curvature,
@@ -84,12 +85,7 @@ class Joint:
     def look(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
         """What a survey leaves of a segment."""
         codes, notes = kept(sites)
-        forecasts = [
-            {site.name: method.forecast(site) for site in sites if not method.declines(site)}
-            if isinstance(method, Budgeted)
-            else {}
-            for method in self.methods
-        ]
+        forecasts = [_forecasts(method, sites) if isinstance(method, Budgeted) else {} for method in self.methods]
         return Visited(codes, {"curvature": notes, "forecasts": forecasts})
 
     def learn(self, looked: Sequence[Visited]) -> None:
@@ -145,11 +141,21 @@ class Joint:
                     spent[i][site.name] = self._bits(site.name, new)
                 codes[site.name] = new
                 site = dataclasses.replace(site, code=new)
+            heap.release()
         return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})
 
     def _bits(self, key: str, code: Code) -> float:
         """What a code takes in a file, exactly."""
         return 8.0 * len(record.encode(code, self.model.dtypes[key]))
+
+
+def _forecasts(method: Budgeted, sites: list[Site]) -> dict[str, Any]:
+    found = {}
+    for site in sites:
+        if not method.declines(site):
+            found[site.name] = method.forecast(site)
+            heap.release()
+    return found
 
 
 def encode(method: PerTensor, site: Site) -> Code:

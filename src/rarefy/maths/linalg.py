@@ -53,13 +53,16 @@ def _reverse(s: NDArray[np.float64]) -> None:
 
 @contextlib.contextmanager
 def _all_threads(n: int) -> Iterator[None]:
-    """As many threads for SciPy's BLAS as torch has, where a factorization is worth waking them."""
-    if n < 2048:
-        yield
-        return
+    """As many threads for SciPy's BLAS as torch has, where that is worth it.
+
+    They wait by spinning: a second one took more from other work on two cores than it gave.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
+    if n < 2048 or torch.get_num_threads() <= 2:
+        yield
+        return
     with threadpool_limits(torch.get_num_threads(), user_api="blas"):
         yield
 
