@@ -40,12 +40,22 @@ def test_nothing_of_that_rank_loses_less(rows: int, columns: int, rank: int) -> 
     np.testing.assert_allclose(p.T @ p, np.eye(rank), atol=1e-9)
 
 
+@pytest.mark.parametrize(("bits", "scales"), [(2, 96), (8, 1)])
+def test_one_scale_or_one_a_row_whichever_pays(bits: int, scales: int) -> None:
+    """Of a matrix of low rank, all of whose error is that of its factors."""
+    w, s = layer(96, 96)
+    own = Site("w", "linear", "s", Dense.of(w[:, :20] @ w[:20]), {SecondMoment(): Moment(s.astype(np.float32), 1000)})
+    code = SVD(rank=20, bits=bits).encode(own)
+    assert isinstance(code, Factored)
+    assert code.a.free()["scale"].shape == (scales, 1)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(48, 96), (96, 48)])
 def test_factors_of_eight_bits_lose_hardly_more(rows: int, columns: int) -> None:
     w, s = layer(rows, columns)
     moment = Moment(s.astype(np.float32), 1000)
     own = Site("w", "linear", "s", Dense.of(w), {SecondMoment(): moment})
-    code = SVD(share=0.4, damping=0).encode(own)
+    code = SVD(share=0.4, bits=8, damping=0).encode(own)
     assert isinstance(code, Factored)
     assert code.rank == int(0.4 * rows * columns / (rows + columns))
     left_out = np.linalg.svd(w @ sqrtm(s).real, compute_uv=False)[code.rank :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,7 +38,7 @@ class SVD(PerTensor):
     share: float = setting(0.5, "numbers in both factors, as a share of the matrix's", low=1e-4, high=1)
     rank: int = setting(0, "rank of every matrix, in place of the share", low=0)
     residual: bool = setting(False, "add the factors to what earlier methods made of the matrix, to correct it")
-    bits: int = setting(8, "bits a number of the factors before entropy coding", low=2, high=8)
+    bits: int = setting(6, "bits a number of the factors before entropy coding", low=2, high=8)
     damping: float = setting(0.01, "added to the second moment's diagonal, as a share of its mean", low=0, high=10)
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({SecondMoment()})
@@ -64,19 +65,29 @@ class SVD(PerTensor):
         if self.residual:
             assert site.original is not None
             w = site.original.decode().reshape(w.shape) - w
-        s = damped(site.statistics[SecondMoment()].s.astype(np.float64), self.damping)
-        p = left_vectors(w.astype(np.float64), s, self._rank(site))
-        factored = Factored(self._grid(p), self._grid(p.T @ w), shape=site.shape)
+        moment = site.statistics[SecondMoment()]
+        p = left_vectors(w.astype(np.float64), damped(moment.s.astype(np.float64), self.damping), self._rank(site))
+        b = self._grid(p.T @ w, whole=False)
+
+        def price(factored: Factored) -> float:
+            """In bits: what it takes, and what a quantizer would take to lose as little, a bit a weight for 6 dB."""
+            lost = max(moment.energy(w - factored.decode().reshape(w.shape)), np.finfo(np.float32).tiny)
+            return factored.bits() + w.size / 2 * math.log2(lost)
+
+        both = [Factored(self._grid(p, whole=whole), b, shape=site.shape) for whole in (True, False)]
+        factored = min(both, key=price)
         return Sum(site.code, factored) if self.residual else factored
 
     def _rank(self, site: Site) -> int:
         out, columns = matrix(site.shape)
         return self.rank or int(self.share * out * columns / (out + columns))
 
-    def _grid(self, factor: NDArray[np.float64]) -> Grid:
-        """A factor to nearest, a scale a row."""
+    def _grid(self, factor: NDArray[np.float64], *, whole: bool) -> Grid:
+        """A factor to nearest, with one scale or one a row."""
         f = factor.astype(np.float32)
         low, high = affine.group_ranges(f, f.shape[1])
+        if whole:
+            low, high = low.min(keepdims=True), high.max(keepdims=True)
         s, z = affine.fit(low, high, self.bits, symmetric=True, scale_dtype="BF16")
         q = affine.to_grid(f, s, z, self.bits).astype(np.uint8)
         return Grid(q, Dense.of(s, "BF16"), None, bits_per_symbol=self.bits, group=f.shape[1], shape=f.shape)
