@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rarefy import heap
-from rarefy.errors import RarefyError
+from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import (
     Curvature,
     Evidence,
@@ -30,6 +30,7 @@ from rarefy.files import record
 from rarefy.files.container import overhead
 from rarefy.method import Budgeted, PerTensor
 from rarefy.model import Model, Step
+from rarefy.units import human
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
@@ -96,30 +97,40 @@ class Joint:
                 self.forecasts[i] = merged(visited.notes["forecasts"][i] for visited in looked)
                 others = [key for key in self.model.codes if key not in self.forecasts[i]]
                 stored = sum(self._bits(key, self.model.codes[key]) for key in others)
-                self.rest[i] = stored + 8 * overhead(self.model.codes)
+                self.rest[i] = stored + 8 * overhead(self.model.codes, method.size)
 
     def visit(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """Code a segment's sites; where that makes the files too large and nothing is left to make up for it, again."""
+        """Code a segment's sites; where that makes the files too large and nothing is left to make up for it, again.
+
+        Raises UsageError when no step is wide enough for the size that is to be kept.
+        """
         sites = sites if self.known is None else [self.known.joined(site) for site in sites]
+        spent = [merged(visited.notes["spent"][i] for visited in before) for i in range(len(self.methods))]
         saved = [0.0 for _ in self.methods]
+        last: list[PerTensor] = []
+        excess: list[float] = []
         while True:
-            spent = [merged(visited.notes["spent"][i] for visited in before) for i in range(len(self.methods))]
-            settled = [
-                method.settled(self.forecasts[i], spent[i], self.rest[i] + saved[i])
-                if isinstance(method, Budgeted)
-                else method
-                for i, method in enumerate(self.methods)
-            ]
+            settled = [self._settled(i, spent[i], saved[i]) for i in range(len(self.methods))]
+            if settled == last:
+                more = human(max(excess) / 8)
+                raise UsageError("so many bytes are too few", f"the widest steps take {more} more", "allow more")
             made = self._code(settled, sites)
-            excess = [
-                method.excess(self.forecasts[i], spent[i] | made.notes["spent"][i], self.rest[i])
-                if isinstance(method, Budgeted)
-                else 0.0
-                for i, method in enumerate(self.methods)
-            ]
+            excess = [self._excess(i, spent[i] | made.notes["spent"][i]) for i in range(len(self.methods))]
             if max(excess) <= 0:
                 return made
-            saved = [one + max(more, 0.0) for one, more in zip(saved, excess, strict=True)]
+            saved, last = [one + max(more, 0.0) for one, more in zip(saved, excess, strict=True)], settled
+
+    def _settled(self, i: int, spent: Mapping[str, float], saved: float) -> PerTensor:
+        """Method i as it goes on, with so many bits fewer to spend."""
+        method = self.methods[i]
+        if not isinstance(method, Budgeted):
+            return method
+        return method.settled(self.forecasts[i], {**spent, "": saved}, self.rest[i])
+
+    def _excess(self, i: int, spent: Mapping[str, float]) -> float:
+        """Bits that method i has spent beyond its size."""
+        method = self.methods[i]
+        return method.excess(self.forecasts[i], spent, self.rest[i]) if isinstance(method, Budgeted) else 0.0
 
     def _code(self, methods: Sequence[PerTensor], sites: list[Site]) -> Visited:
         codes: dict[str, Code] = {}

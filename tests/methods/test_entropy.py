@@ -13,6 +13,7 @@ from rarefy.codes import Dense, Sparse
 from rarefy.codes.separable import Separable
 from rarefy.errors import UsageError
 from rarefy.evidence import Curvature, Evidence, Kronecker, Moment, Site
+from rarefy.files import record
 from rarefy.measure.rate import rate
 from rarefy.methods.quantize.entropy import Entropy, combined
 from rarefy.model import Model
@@ -89,14 +90,17 @@ def test_a_forecast_is_near_what_coding_takes() -> None:
 
 
 @pytest.mark.parametrize("name", ["chain", "llama", "llama_tied"])
+def spent(model: Model) -> float:
+    """Bits a weight in records of what was coded."""
+    codes = [code for code in model.codes.values() if isinstance(code, Separable)]
+    return 8 * sum(len(record.encode(code, "F32")) for code in codes) / sum(code.q.size for code in codes)
+
+
+@pytest.mark.parametrize("name", ["chain", "llama", "llama_tied"])
 @pytest.mark.parametrize("bits", [5.0, 7.0])
 def test_the_bits_asked_for_are_spent(name: str, bits: float) -> None:
-    model = Model.from_module(tiny.build(name))
-    made = Entropy(bits=bits).apply(model, tiny.evidence(name))
-    codes = [code for code in made.codes.values() if isinstance(code, Separable)]
-    weights = sum(code.q.size for code in codes)
-    # Networks so small pay a bit a weight for what stands beside the integers.
-    assert sum(code.bits() for code in codes) / weights == pytest.approx(bits, rel=0.1)
+    made = Entropy(bits=bits).apply(Model.from_module(tiny.build(name)), tiny.evidence(name))
+    assert spent(made) == pytest.approx(bits, rel=0.1)
 
 
 @pytest.mark.parametrize("bits", [1.5, 3.0])
@@ -104,8 +108,7 @@ def test_a_real_network_takes_the_bits_asked_for(bits: float) -> None:
     if not STORIES.is_dir():
         pytest.skip("needs ../shared/data/lm/stories260K")
     made = Entropy(bits=bits).apply(open_model(STORIES), Evidence(IDS))
-    codes = [code for code in made.codes.values() if isinstance(code, Separable)]
-    assert sum(code.bits() for code in codes) / sum(code.q.size for code in codes) == pytest.approx(bits, rel=0.03)
+    assert spent(made) == pytest.approx(bits, rel=0.02)
 
 
 def test_a_file_is_as_large_as_it_may_be(tmp_path) -> None:
@@ -115,6 +118,20 @@ def test_a_file_is_as_large_as_it_may_be(tmp_path) -> None:
     np.savez(ids, x=IDS)
     rarefy.compress(STORIES, tmp_path / "out", Entropy(size=150_000), data=[ids])
     assert 0.99 * 150_000 <= rate(tmp_path / "out").bytes <= 150_000
+
+
+@pytest.mark.parametrize("size", [3000, 7000, 12000])
+def test_small_networks_keep_a_size_too(size: int, tmp_path) -> None:
+    ids = tmp_path / "ids.npz"
+    np.savez(ids, x=tiny.inputs("llama"))
+    network = tmp_path / "llama"
+    tiny.build("llama").save_pretrained(network)
+    try:
+        rarefy.compress(network, tmp_path / "out", Entropy(size=size), data=[ids])
+    except UsageError as error:
+        assert size == 3000 and "too few" in str(error)
+    else:
+        assert 0.75 * size <= rate(tmp_path / "out").bytes <= size
 
 
 def test_a_size_that_the_rest_exceeds_is_refused() -> None:

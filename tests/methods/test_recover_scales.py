@@ -102,7 +102,7 @@ def test_a_size_given_before_is_kept_to(coded, data) -> None:
 
     def size(model: Model) -> int:
         length = sum(len(record.encode(code, model.dtypes[key])) for key, code in model.codes.items())
-        return length + overhead(model.codes)
+        return length + overhead(model.codes, 0)
 
     limit = size(coded)
     tight = dataclasses.replace(coded, history=(Step("quantize.entropy", {"size": limit}),))

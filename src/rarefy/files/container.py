@@ -307,6 +307,7 @@ def _write_spread(path: Path, parts: list[tuple[str, Record]]) -> None:
     write_tensors(path, [(name, Payload("U8", (p.size,), p.size, p.chunks())) for name, p in parts], _METADATA)
 
 
-def overhead(names: Iterable[str]) -> int:
-    """Bytes of the files beside the records of tensors of these names, about: each has an entry in a header."""
-    return sum(len(name.encode()) + _ENTRY for name in names)
+def overhead(names: Iterable[str], size: int) -> int:
+    """Bytes of files of that many bytes beside the records of tensors of these names, about."""
+    entry = _ENTRY if size >= SINGLE_BYTES else 2
+    return sum(len(name.encode()) + entry for name in names)

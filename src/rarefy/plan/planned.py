@@ -114,7 +114,7 @@ def plan(
                 foreseen = foresee(model, made, evidence, seed=seed, max_kl=max_kl)
         if foreseen is not None and max_kl is not None:
             made = stepped(made, foreseen.step)
-    if limit is not None and foreseen is not None and foreseen.bytes > (limit.size or foreseen.bytes):
+    if limit is not None and foreseen is not None and foreseen.bytes > 1.001 * (limit.size or foreseen.bytes):
         raise UsageError(
             f"{limit.size:,} bytes are too few",
             f"with the widest step that is of use it takes about {foreseen.bytes:,}",

@@ -32,6 +32,9 @@ SAMPLE, LEAST_ROWS = 1 / 32, 32
 SIDE_BITS = 12
 """What the scale and the spread of a row or a column take, about."""
 
+RECORD_BITS = 440
+"""What a record takes beside its rows, columns and integers, about."""
+
 FORECAST_BITS = (0.5, 1.5, 2.5, 3.5, 5, 7)
 """Where a forecast looks, in bits a weight by the rule of thumb for a Gaussian at high rate."""
 
@@ -77,7 +80,7 @@ class Entropy(Budgeted):
         many = len(steps)
         code = _rounded(np.tile(w, (many, 1)), None if keep is None else np.tile(keep, (many, 1)), every, u, 1.0)
         parts = code.parts(many)
-        side = SIDE_BITS * (out + columns)
+        side = SIDE_BITS * (out + columns) + RECORD_BITS
         return {
             "steps": steps,
             "bits": [side + out / len(w) * part.values().bits() for part in parts],

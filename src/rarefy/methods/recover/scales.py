@@ -166,7 +166,7 @@ def within(model: Model, codes: Mapping[str, Code]) -> dict[str, Code]:
     held = {key: length(key, model.codes[key]) for key in model.codes}
     grown = {key: length(key, code) - held[key] for key, code in codes.items()}
     kept = dict(codes)
-    excess = overhead(model.codes) + sum(held.values()) + sum(grown.values()) - size
+    excess = overhead(model.codes, size) + sum(held.values()) + sum(grown.values()) - size
     for key in sorted(grown, key=grown.__getitem__, reverse=True):
         if excess <= 0 or grown[key] <= 0:
             break
