@@ -30,10 +30,7 @@ from rarefy.report.progress import showing
 from rarefy.units import human
 
 ROOT = Path(os.environ.get("RAREFY_DEMO", Path(__file__).resolve().parent.parent / "demo"))
-RECIPE = [
-    "quantize.rtn:bits=6,group=0,include=*embed_tokens*",
-    "quantize.gptq:bits=5,group=192",
-]
+BUDGET = ["--bpw", "3"]
 PROMPT = "The best way to learn a new language is"
 TOKENS = 40
 
@@ -55,9 +52,8 @@ def main() -> None:
 
 def compressed(source: Path, out: Path) -> dict[str, Any]:
     """What `rarefy compress` says of the run; in a process of its own, so that its peak memory is its own."""
-    methods = [word for method in RECIPE for word in ("-m", method)]
     settings = ["--blocks", "48", "--dtype", "bfloat16", "--json"]
-    command = [sys.executable, "-m", "rarefy.cli", "compress", source, out, *methods, *settings]
+    command = [sys.executable, "-m", "rarefy.cli", "compress", source, out, *BUDGET, *settings]
     said: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return said
 
@@ -88,11 +84,11 @@ def measured(source: Path, out: Path, made: dict[str, Any], progress: Any) -> di
     }
     found = {
         "key": key,
-        **{name: made[name] for name in ("weights", "bytes", "bpw", "seconds", "peak_rss_bytes")},
+        **{name: made[name] for name in ("weights", "bytes", "bpw", "seconds", "peak_rss_bytes", "predicted")},
         "gguf": networks.gguf_bytes(networks.smollm2_gguf()),
         "data": data.name,
         "prompt": PROMPT,
-        "recipe": RECIPE,
+        "budget": BUDGET,
         "machine": machine(),
         "versions": versions("transformers"),
         "continued": continued,
@@ -107,15 +103,18 @@ def table(found: dict[str, Any]) -> Table:
     shown = Table(title="SmolLM2-135M-Instruct", title_justify="left")
     shown.add_column("")
     shown.add_column("before", justify="right")
+    shown.add_column("predicted", justify="right")
     shown.add_column("after", justify="right")
-    weights = found["weights"]
-    shown.add_row("weight files", f"{human(2 * weights)} (2 bytes a weight)", human(found["bytes"]))
+    weights, foreseen = found["weights"], found["predicted"]
+    before = f"{human(2 * weights)} (2 bytes a weight)"
+    shown.add_row("weight files", before, human(foreseen["bytes"]), human(found["bytes"]))
     gguf = human(found["gguf"]["without_tokenizer"])
-    shown.add_row("", f"{gguf} (its Q4_1 GGUF)", f"{2 * weights / found['bytes']:.2f}x smaller")
-    shown.add_row("bits a weight", "16", f"{found['bpw']:.3f}")
-    shown.add_row("perplexity", interval(found["reference"]["perplexity"], 2), interval(found["perplexity"], 2))
-    shown.add_row("KL to the original", "0", f"{interval(found['kl'], 4)} nats a token")
-    shown.add_row("compressed in", "", f"{found['seconds']:.0f} s, {human(found['peak_rss_bytes'])} at most")
+    shown.add_row("", f"{gguf} (its Q4_1 GGUF)", "", f"{2 * weights / found['bytes']:.2f}x smaller")
+    shown.add_row("bits a weight", "16", "", f"{found['bpw']:.3f}")
+    shown.add_row("perplexity", interval(found["reference"]["perplexity"], 2), "", interval(found["perplexity"], 2))
+    shown.add_row("KL to the original, nats a token", "0", f"{foreseen['nats']:.3f}", interval(found["kl"], 4))
+    shown.add_row("compressed in", "", "", f"{found['seconds']:.0f} s")
+    shown.add_row("memory at most", "", human(foreseen["peak_rss_bytes"]), human(found["peak_rss_bytes"]))
     shown.caption = f"Measured on {found['data']}, {found['blocks']} blocks of 512 tokens; intervals are 95 %."
     return shown
 
