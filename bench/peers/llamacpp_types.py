@@ -4,7 +4,8 @@
 
 The tools are built from the source distribution of llama-cpp-python, which has llama.cpp under vendor/. Runs where
 gguf, torch and transformers are. DIR keeps the float32 GGUF and the importance matrix, which all types share.
-OUT gets the decoded weights and run.json; bytes are counted without the tokenizer.
+OUT gets the decoded weights and run.json; bytes are counted without the tokenizer. The cost is the tools', the
+importance matrix counted in every type; their peak memory is never less than this process's own (Linux counts it in).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -76,7 +76,7 @@ def spent(path: Path) -> dict[str, int]:
 
 
 def prepare(model: Path, tokens: Path, tools: Path, source: Path, into: Path, threads: int) -> dict[str, float]:
-    """Make what all types share, each file once; returns the processor seconds that the importance matrix took."""
+    """Make what all types share, each file once; returns what the importance matrix cost."""
     from transformers import AutoTokenizer
 
     into.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,18 @@ def prepare(model: Path, tokens: Path, tools: Path, source: Path, into: Path, th
 
 
 def run(*command: str | Path) -> dict[str, float]:
-    """Run a tool; its wall and processor seconds."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": round(time.perf_counter() - began, 2), "processor_s": round(processor, 2)}
+    """Run a tool; its wall and processor seconds and its peak memory. Raises CalledProcessError where it fails."""
+    began = time.perf_counter()
+    tool = subprocess.Popen(command, stdout=sys.stderr)
+    _, status, used = os.wait4(tool.pid, 0)
+    tool.returncode = os.waitstatus_to_exitcode(status)
+    if tool.returncode:
+        raise subprocess.CalledProcessError(tool.returncode, [str(word) for word in command])
+    return {
+        "wall_s": round(time.perf_counter() - began, 2),
+        "processor_s": round(used.ru_utime + used.ru_stime, 2),
+        "peak_bytes": used.ru_maxrss * 1024,
+    }
 
 
 def main() -> None:
@@ -128,7 +134,6 @@ def main() -> None:
         made = Path(folder) / f"{asked.type}.gguf"
         shared = ("--imatrix", asked.prepared / "imatrix.gguf", asked.prepared / "float32.gguf")
         took = run(asked.tools / "llama-quantize", *shared, made, asked.type, str(asked.threads))
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         weights = decoded(made, json.loads((asked.model / "config.json").read_text()))
         types = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors})
         found = spent(made)
@@ -141,7 +146,9 @@ def main() -> None:
         types=types,
         matrix=matrix,
         quantize=took,
-        tools_peak_bytes=peak,
+        total_wall_s=round(matrix["wall_s"] + took["wall_s"], 2),
+        total_processor_s=round(matrix["processor_s"] + took["processor_s"], 2),
+        total_peak_bytes=max(matrix["peak_bytes"], took["peak_bytes"]),
         tools_version=(version.stdout + version.stderr).strip().splitlines()[:1],
         bytes=found,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,3 +128,11 @@ def test_a_point_stands_against_the_largest_file_that_is_no_larger() -> None:
     assert found["beaten"]["rarefy"] == found["ahead"]["rarefy"] == "rarefy-3"
     assert found["beaten"]["kl over the peer's"]["value"] == pytest.approx(0.4)
     assert (found["beaten"]["holds"], found["ahead"]["holds"]) == (True, False)
+
+
+def test_a_tool_is_metered_alone() -> None:
+    busy, idle = (llamacpp_types.run(sys.executable, "-c", f"sum(range({n}))") for n in (3 * 10**7, 1))
+    assert busy["processor_s"] > 2 * idle["processor_s"]
+    assert idle["peak_bytes"] > 1 << 20
+    with pytest.raises(subprocess.CalledProcessError):
+        llamacpp_types.run(sys.executable, "-c", "raise SystemExit(3)")
