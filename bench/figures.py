@@ -96,7 +96,7 @@ def plane(result: dict[str, Any]) -> str:
                 f"{linear['bpw']:.3f}",
                 interval(linear["kl"]["wikipedia"], 4) if linear["kl"] else "",
                 f"{cost['total_processor_s']:.0f} s{' (resumed)' if cost.get('resumed') else ''}",
-                megabytes(max(cost["total_peak_bytes"], cost.get("tools_peak_bytes", 0))),
+                megabytes(cost["total_peak_bytes"]),
             ]
         )
     head = ["", "whole file", "bits a weight", *(f"KL, {text}" for text in texts)]
