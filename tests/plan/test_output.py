@@ -27,7 +27,7 @@ def test_the_same_call_again_is_already_done(llama: Path, ids: Path, tmp_path: P
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = run(llama, tmp_path / "out", ids)
     assert (first.already, again.already) == (False, True)
-    same = {"seconds": 0, "peak_rss_bytes": 0, "already": True}
+    same = {"seconds": 0, "cpu_seconds": 0, "peak_rss_bytes": 0, "predicted": None, "already": True}
     assert {**again.to_json(), **same} == {**first.to_json(), **same}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
     assert digest(tmp_path / "out") == expected

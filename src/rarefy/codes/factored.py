@@ -26,7 +26,7 @@ _ROWS = 1024
 def fits(rank: int, shape: Shape) -> bool:
     """Whether two factors of this rank have no more numbers than the matrix."""
     out, columns = matrix(shape)
-    return rank >= 1 and rank * (out + columns) <= out * columns
+    return rank >= 1 and 0 < rank * (out + columns) <= out * columns
 
 
 class Factored(Code):

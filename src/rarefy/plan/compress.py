@@ -137,7 +137,7 @@ def compress(
                 return needs
             held_before = memory.resident()
             result = _run(run, output, work, progress or Silent())
-            result = dataclasses.replace(result, predicted=_predicted(result, needs, held_before))
+            result = dataclasses.replace(result, predicted=_predicted(output, needs, held_before))
     return dataclasses.replace(
         result,
         seconds=time.monotonic() - began,
@@ -146,9 +146,9 @@ def compress(
     )
 
 
-def _predicted(result: Result, needs: predict.Needs, before: int) -> Predicted:
+def _predicted(output: Output, needs: predict.Needs, before: int) -> Predicted:
     """What was said of a run that has been done now. before: bytes resident when it began."""
-    foreseen = manifest.read(result.out).get("predicted", {})
+    foreseen = manifest.read(output.path).get("predicted", {})
     return Predicted(foreseen.get("bytes"), foreseen.get("nats"), before + needs.memory, needs.seconds)
 
 
