@@ -43,6 +43,12 @@ def apply_jointly(
 
     Where one asks for curvature, a survey of the network as it is goes before.
     """
+    for i, method in enumerate(methods):
+        adding = next((later.name() for later in methods[i + 1 :] if later.adds), "")
+        if isinstance(method, Budgeted) and method.size and adding:
+            raise UsageError(
+                f"{method.name()} cannot keep a size when {adding} adds to it", remedy="leave out the one or the other"
+            )
     joint = Joint(methods, model)
     needs = frozenset[Statistic]().union(*(method.needs for method in methods))
     if Curvature() in needs:

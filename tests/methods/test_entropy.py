@@ -15,9 +15,11 @@ from rarefy.errors import UsageError
 from rarefy.evidence import Curvature, Evidence, Kronecker, Moment, Site
 from rarefy.files import record
 from rarefy.measure.rate import rate
+from rarefy.methods.factor.svd import SVD
 from rarefy.methods.quantize.entropy import Entropy, combined
 from rarefy.model import Model
 from rarefy.opening import open_model
+from rarefy.recipe import Recipe
 
 STORIES = Path(os.environ.get("RAREFY_DATA", Path(__file__).parents[3] / "shared/data")) / "lm/stories260K"
 OUT, IN = 96, 128
@@ -137,3 +139,9 @@ def test_small_networks_keep_a_size_too(size: int, tmp_path) -> None:
 def test_a_size_that_the_rest_exceeds_is_refused() -> None:
     with pytest.raises(UsageError, match="too few"):
         Entropy(size=100).apply(Model.from_module(tiny.build("chain")), tiny.evidence("chain"))
+
+
+def test_a_size_and_what_adds_to_the_file_do_not_go_together() -> None:
+    recipe = Recipe((Entropy(size=5000), SVD(residual=True)))
+    with pytest.raises(UsageError, match=r"quantize\.entropy cannot keep a size when factor\.svd adds to it"):
+        recipe.apply(Model.from_module(tiny.build("chain")), tiny.evidence("chain"))
