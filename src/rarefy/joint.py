@@ -170,6 +170,7 @@ def _forecasts(method: Budgeted, sites: list[Site]) -> dict[str, Any]:
     found = {}
     for site in sites:
         if not method.declines(site):
+            refuse_non_finite(site)
             found[site.name] = method.forecast(site)
             heap.release()
     return found
@@ -193,10 +194,12 @@ def refuse_non_finite(site: Site) -> None:
             f"{site.name} has infinite or NaN weights",
             remedy=f"repair the weights, or keep it as it is with --exclude '{site.name}'",
         )
-    if not all(moment.finite() for moment in site.statistics.values() if isinstance(moment, Moment)):
+    uses = site.statistics.get(Curvature(), ())
+    moments = [moment for moment in site.statistics.values() if isinstance(moment, Moment)]
+    if not all(seen.finite() for seen in (*moments, *uses)):
         raise RarefyError(
             f"what flows into {site.name} is not finite",
-            "an activation overflowed, or a weight before it is infinite or NaN",
+            "an activation overflowed, or a gradient, or a weight before it is infinite or NaN",
             f"check the weights and the data, or keep it as it is with --exclude '{site.name}'",
         )
 

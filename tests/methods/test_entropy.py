@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import rarefy
 from rarefy.codes import Dense, Sparse
 from rarefy.codes.separable import Separable
-from rarefy.errors import UsageError
+from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import Curvature, Evidence, Kronecker, Moment, Site
 from rarefy.files import record
+from rarefy.joint import refuse_non_finite
 from rarefy.measure.rate import rate
 from rarefy.methods.factor.svd import SVD
 from rarefy.methods.quantize.entropy import Entropy, combined
@@ -145,3 +147,19 @@ def test_a_size_and_what_adds_to_the_file_do_not_go_together() -> None:
     recipe = Recipe((Entropy(size=5000), SVD(residual=True)))
     with pytest.raises(UsageError, match=r"quantize\.entropy cannot keep a size when factor\.svd adds to it"):
         recipe.apply(Model.from_module(tiny.build("chain")), tiny.evidence("chain"))
+
+
+def test_a_matrix_that_does_not_move_the_output_is_left_and_named() -> None:
+    still = site(None, (np.zeros_like(G), S))
+    assert Entropy().declines(still) == "the output does not move with it"
+    assert not Entropy().declines(site())
+    net = tiny.build("chain")
+    with torch.no_grad():
+        net[-1].weight.zero_()  # what comes before it has no say any more
+    made = Entropy(bits=6.0).apply(Model.from_module(net), tiny.evidence("chain"))
+    assert made.history[0].untouched["0.weight"] == "the output does not move with it"
+
+
+def test_gradients_that_overflow_are_named() -> None:
+    with pytest.raises(RarefyError, match="what flows into w is not finite"):
+        refuse_non_finite(site(None, (np.full_like(G, np.inf), S)))

@@ -54,6 +54,11 @@ class Entropy(Budgeted):
     needs: ClassVar[frozenset[Statistic]] = frozenset({Curvature()})
     takes_embeddings: ClassVar[bool] = True
 
+    def declines(self, site: Site) -> str:
+        uses = site.statistics.get(Curvature(), ())
+        still = bool(uses) and not any(use.rows.any() for use in uses)
+        return super().declines(site) or ("the output does not move with it" if still else "")
+
     def encode(self, site: Site) -> Separable:
         rows, u = self._metric(site)
         return _rounded(site.weight(), site.keep(), rows, u, self.step, site.shape)
