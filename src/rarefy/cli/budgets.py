@@ -32,6 +32,16 @@ Methods = Annotated[
     ),
 ]
 
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave tensors whose name fits as they are; repeatable.",
+        rich_help_panel=RECIPE,
+        show_default=False,
+    ),
+]
+
 Size = Annotated[
     str | None,
     typer.Option(

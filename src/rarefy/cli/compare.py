@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarefy.cli.options import DATA, NETWORK, Device, DType, Files, Json, Precision, Threads, examples
+from rarefy.cli.options import DATA, NETWORK, Device, DType, Files, Json, Length, Precision, Threads, examples
 from rarefy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def compare(
             min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA, show_default=False
         ),
     ] = None,
-    length: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)] = 512,
+    length: Length = 512,
     tokens: Annotated[
         int,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rarefy.cli.budgets import RECIPE, BitsPerWeight, MaxKL, Methods, Ratio, RecipeFile, Size, recipe_given
+from rarefy.cli.budgets import BitsPerWeight, Exclude, MaxKL, Methods, Ratio, RecipeFile, Size, recipe_given
 from rarefy.cli.options import (
     DATA,
     HARDWARE,
@@ -17,6 +17,7 @@ from rarefy.cli.options import (
     Device,
     Files,
     Json,
+    Length,
     Seed,
     Source,
     Threads,
@@ -50,22 +51,14 @@ def compress(
     bpw: BitsPerWeight = None,
     ratio: Ratio = None,
     max_kl: MaxKL = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Leave tensors whose name fits as they are; repeatable.",
-            rich_help_panel=RECIPE,
-            show_default=False,
-        ),
-    ] = None,
+    exclude: Exclude = None,
     coder: Coder = None,
     archive: Archive = False,
     data: Files = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA)
     ] = 64,
-    length: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)] = 512,
+    length: Length = 512,
     seed: Seed = 0,
     threads: Threads = None,
     device: Device = "cpu",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rarefy.cli.options import DATA, Device, DType, Files, Json, Precision, Source, Threads, examples
+from rarefy.cli.options import DATA, Device, DType, Files, Json, Length, Precision, Source, Threads, examples
 
 if TYPE_CHECKING:
     from rarefy.measure.tasks import Data
@@ -39,7 +39,7 @@ def evaluate(
             min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA, show_default=False
         ),
     ] = None,
-    length: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)] = 512,
+    length: Length = 512,
     threads: Threads = None,
     device: Device = "cpu",
     dtype: DType = Precision.float32,

@@ -48,6 +48,8 @@ Files = Annotated[
     ),
 ]
 
+Length = Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)]
+
 Json = Annotated[bool, typer.Option("--json", metavar="", help="One JSON object on stdout.", rich_help_panel=OUTPUT)]
 
 Threads = Annotated[
