@@ -44,13 +44,12 @@ from rarefy.units import bpw
 Array = NDArray[Any]
 
 HERE = Path(__file__).resolve().parent
-RATES = (2, 2.5, 3, 3.5, 4, 5)
+RATES = (2, 2.5, 3, 3.5, 4, 5, 6, 7)
 GGUF_TYPES = ("Q2_K", "IQ2_M", "IQ3_XXS", "Q3_K_M", "Q4_K_M", "Q6_K")
 TEXTS = {"wikipedia": "wikitext2-raw.test", "code": "exl3cal_code", "c4": "exl3cal_c4"}
-PLANES = {"whole": tuple(TEXTS), "linear": ("wikipedia",)}
+PLANES = ("whole", "linear")
 CHUNK = 16
-TOGETHER = 3
-ORIGINAL = "original"
+TOGETHER = 8
 
 
 # ---- who enters
@@ -95,6 +94,11 @@ def make(contestants: list[Contestant], model: Path, tokens: Path, outs: dict[st
 # ---- distortion
 
 
+def texts_of(name: str, plane: str) -> tuple[str, ...]:
+    """Texts that an entrant is measured on: Wikipedia's for all, and Rarefy's whole files on every one."""
+    return tuple(TEXTS) if plane == "whole" and name.startswith("rarefy") else ("wikipedia",)
+
+
 def opened(folder: Path, plane: str, original: nn.Module) -> nn.Module:
     """A network in float32; on the plane `linear`, what is no linear layer of its blocks is the original's."""
     network: nn.Module = rarefy.open(folder).module().float()
@@ -115,11 +119,11 @@ def kept(work: Path, name: str, plane: str, text: str, count: int, start: int) -
 def measure_all(work: Path, model: Path, copies: dict[str, Path], texts: dict[str, Array]) -> None:
     """Measure what is missing, TOGETHER networks at a time beside the original, and keep every CHUNK blocks."""
     original = rarefy.open(model).module().float()
-    for plane, names in PLANES.items():
-        for text in names:
-            ids = texts[text]
+    for plane in PLANES:
+        for text, ids in texts.items():
+            asked = [name for name in copies if text in texts_of(name, plane)]
             for start in range(0, len(ids), CHUNK):
-                files = {name: kept(work, name, plane, text, len(ids), start) for name in copies}
+                files = {name: kept(work, name, plane, text, len(ids), start) for name in asked}
                 missing = [name for name, file in files.items() if not file.exists()]
                 for at in range(0, len(missing), TOGETHER):
                     together = missing[at : at + TOGETHER]
@@ -155,10 +159,10 @@ def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], c
     missing = [name for name in asked if name not in copies]
     for name, cost in costs.items():
         points[name] = {"cost": cost}
-        for plane, texts in PLANES.items():
+        for plane in PLANES:
             size = cost["bytes"]["file" if plane == "whole" else "linear"]
             point: dict[str, Any] = {"bytes": size, "bpw": round(bpw(size, weights[plane]), 4), "kl": {}}
-            for text in texts:
+            for text in texts_of(name, plane):
                 if (found := blocks_of(work, name, plane, text, count)) is None:
                     missing.append(f"{name}, {plane}, {text}")
                     continue
@@ -208,7 +212,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["*"], help="entrants, as patterns; all unless told")
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers' environments")
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/")
-    parser.add_argument("--samples", type=int, default=128, help="calibration blocks")
+    parser.add_argument("--samples", type=int, default=64, help="calibration blocks")
     parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of each text")
     parser.add_argument("--json", type=Path, default=HERE / "results" / "plane.json")
     asked = parser.parse_args()
