@@ -47,6 +47,12 @@ def test_ids_are_cut_to_blocks(reader: Path, tmp_path: Path) -> None:
     assert calibration(rarefy.open(reader), [tmp_path / "x.npz"], blocks=5).inputs.shape == (5, 4)
 
 
+def test_labels_come_along(reader: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((9, 4), np.int64), y=np.arange(9))
+    assert calibration(rarefy.open(reader), [tmp_path / "x.npz"], blocks=5).labels.tolist() == [0, 1, 2, 3, 4]
+    assert calibration(rarefy.open(reader), [text(tmp_path / "a.txt", 100)], length=16).labels is None
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [

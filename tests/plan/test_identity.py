@@ -80,6 +80,8 @@ def test_settings_and_data_are_in_the_key(llama: Path) -> None:
         key(llama, data=calibration((8, 4))),
         key(llama, data=calibration(name="b.npz")),
         key(llama, data=calibration(fingerprint="g")),
+        key(llama, data=dataclasses.replace(calibration(), labels=np.arange(4))),
+        key(llama, data=dataclasses.replace(calibration(), labels=np.arange(1, 5))),
     ]
     assert len(set(keys)) == len(keys)
     assert key(llama) == keys[0]

@@ -70,6 +70,8 @@ class Evidence:
     inputs: token ids (n, length) int64, or examples (n, ...) float32; or a function that reads them when first
         wanted; None when there are none.
     device, dtype: where and in what type the walk computes ("float32" or "bfloat16"); statistics are float32.
+    labels: (n,) int64 classes, or (n, ...) float32 targets of a regression, in the order of the inputs; None when
+        there are none.
     """
 
     inputs: NDArray[Any] | Callable[[], NDArray[Any]] | None = None
@@ -77,6 +79,7 @@ class Evidence:
     dtype: str = "float32"
     journal: Journal = field(default_factory=Forgetful)
     progress: Progress = field(default_factory=Silent)
+    labels: NDArray[Any] | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -207,6 +207,7 @@ def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Res
             dtype=settings["dtype"],
             journal=Journaled(work),
             progress=progress,
+            labels=None if run.data is None else run.data.labels,
         )
         recipe, foreseen = run.recipe, None
         if Curvature() in recipe.statistics:

@@ -29,18 +29,21 @@ LENGTH = 512
 
 @dataclass(frozen=True)
 class Calibration:
-    """inputs for the walk; fingerprint and name for the manifest and for messages."""
+    """inputs for the walk; fingerprint and name for the manifest and for messages; labels for training, or None."""
 
     inputs: NDArray[Any]
     fingerprint: str
     name: str
+    labels: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, model: Model, inputs: NDArray[Any], fingerprint: str, name: str) -> Calibration:
+    def of(
+        cls, model: Model, inputs: NDArray[Any], fingerprint: str, name: str, labels: NDArray[Any] | None = None
+    ) -> Calibration:
         """Raises UsageError when the network does not read such inputs."""
         if reads_tokens(model):
             check_ids(model, inputs, name)
-        return cls(inputs, fingerprint, name)
+        return cls(inputs, fingerprint, name, labels)
 
     def section(self) -> dict[str, Any]:
         """What the manifest keeps of it."""
@@ -82,7 +85,8 @@ def calibration(
         tokens = source.tokens(tokenizer_of(model), _length(model, length), blocks)
         return Calibration.of(model, tokens.ids, tokens.fingerprint(), tokens.name)
     x = source.x if np.issubdtype(source.x.dtype, np.floating) else source.x[:blocks]
-    return Calibration.of(model, x, source.fingerprint(), source.name)
+    labels = None if source.y is None else source.y[: len(x)]
+    return Calibration.of(model, x, source.fingerprint(), source.name, labels)
 
 
 def evaluation(

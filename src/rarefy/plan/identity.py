@@ -84,11 +84,12 @@ def _bytes(array: np.ndarray[Any, Any]) -> memoryview:
 
 
 def data_digest(data: Calibration | None) -> str:
-    """SHA-256 over the calibration inputs and what the manifest says of them."""
+    """SHA-256 over the calibration inputs, their labels, and what the manifest says of them."""
     if data is None:
         return ""
-    inputs = data.inputs
-    return _hashed([data.section(), str(inputs.dtype), hashlib.sha256(_bytes(inputs)).hexdigest()])
+    arrays = [data.inputs] if data.labels is None else [data.inputs, data.labels]
+    held = [[str(array.dtype), list(array.shape), hashlib.sha256(_bytes(array)).hexdigest()] for array in arrays]
+    return _hashed([data.section(), held])
 
 
 def run_key(model: Model, recipe: Recipe, data: Calibration | None, settings: dict[str, Any]) -> str:
