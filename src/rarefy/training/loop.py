@@ -58,6 +58,7 @@ def train(
     plan: Training,
     *,
     seed: int = 0,
+    beside: Mapping[str, torch.Tensor] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     what: str = "training",
@@ -65,6 +66,7 @@ def train(
     """Move `leaves` (float32, in place) down the mean loss over `batches` batches; the loss in each step done now.
 
     loss: number of a batch, 0 to `batches` - 1, to its mean loss.
+    beside: tensors that the loss changes in place by itself, such as masks; checkpoints hold them too.
     checkpoint: file that holds the state every `plan.every` steps and at the end, so that a killed training goes on;
         one of another training (settings, seed, starting values) is ignored and replaced.
 
@@ -77,10 +79,13 @@ def train(
     for leaf in leaves.values():
         leaf.requires_grad_(True)
     device = next(iter(leaves.values())).device
+    beside = beside or {}
     state = PartialState(cpu=device.type == "cpu")
     optimizer = torch.optim.AdamW(leaves.values(), plan.rate, plan.betas, weight_decay=plan.decay)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, identity_of((plan, batches, seed), leaves))
-    done = 0 if kept is None else _resume(kept, leaves, optimizer)
+    kept = (
+        None if checkpoint is None else Checkpoint(checkpoint, identity_of((plan, batches, seed), {**leaves, **beside}))
+    )
+    done = 0 if kept is None else _resume(kept, leaves, beside, optimizer)
     losses: list[float] = []
     with (progress or Silent()).task(what, plan.steps, done) as advance:
         for step in range(done, plan.steps):
@@ -90,7 +95,7 @@ def train(
                 losses.append(_descend(leaves, loss, drawn, plan, state, optimizer, step))
             due = (step + 1) % plan.every == 0 or step + 1 == plan.steps
             if kept is not None and due and state.is_main_process:
-                kept.save(step + 1, _state(leaves, optimizer))
+                kept.save(step + 1, _state(leaves, beside, optimizer))
             advance(1)
     return losses
 
@@ -153,9 +158,12 @@ def _random(seed: int, step: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _state(leaves: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Leaves and, of each, the optimizer's moments."""
+def _state(
+    leaves: Mapping[str, torch.Tensor], beside: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Leaves, of each the optimizer's moments, and what is kept beside them."""
     tensors = {f"leaf.{name}": leaf for name, leaf in leaves.items()}
+    tensors |= {f"beside.{name}": tensor for name, tensor in beside.items()}
     for name, leaf in leaves.items():
         for moment in _MOMENTS:
             if leaf in optimizer.state:
@@ -163,13 +171,20 @@ def _state(leaves: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer)
     return tensors
 
 
-def _resume(kept: Checkpoint, leaves: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    kept: Checkpoint,
+    leaves: Mapping[str, torch.Tensor],
+    beside: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> int:
     """Put back what the checkpoint holds; the steps that are done."""
     found = kept.load()
     if found is None:
         return 0
     step, tensors = found
     with torch.no_grad():
+        for name, tensor in beside.items():
+            tensor.copy_(tensors[f"beside.{name}"])
         for name, leaf in leaves.items():
             leaf.copy_(tensors[f"leaf.{name}"])
             if f"exp_avg.{name}" in tensors:
