@@ -175,17 +175,19 @@ def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], c
         "machine": machine(),
         "versions": versions("transformers"),
         "points": points,
-        "against": {plane: against(plane, points, kl) for plane in PLANES},
+        "against": {plane: against(plane, points, kl, "wikipedia") for plane in PLANES},
         "missing": missing,
     }
 
 
-def against(plane: str, points: dict[str, Any], kl: dict[tuple[str, str, str], Array]) -> dict[str, Any]:
-    """For each peer's point: the largest file of Rarefy's that is no larger, and its KL over the peer's, paired.
+def against(plane: str, points: dict[str, Any], kl: dict[tuple[str, str, str], Array], text: str) -> dict[str, Any]:
+    """For each peer's point: the largest file of Rarefy's that is no larger, and its KL on a text over the peer's.
+
+    kl: of each block, by (name, plane, text); the ratio's interval is paired.
 
     `holds`: the upper end of the interval of that ratio is at most one half.
     """
-    measured = [name for name in points if (name, plane, "wikipedia") in kl]
+    measured = [name for name in points if (name, plane, text) in kl]
     size = {name: points[name][plane]["bytes"] for name in measured}
     ours = [name for name in measured if name.startswith("rarefy")]
     found: dict[str, Any] = {}
@@ -197,7 +199,7 @@ def against(plane: str, points: dict[str, Any], kl: dict[tuple[str, str, str], A
             found[name] = {"rarefy": None, "holds": False}
             continue
         best = max(fitting, key=size.__getitem__)
-        table = np.stack([kl[best, plane, "wikipedia"], kl[name, plane, "wikipedia"]], 1)
+        table = np.stack([kl[best, plane, text], kl[name, plane, text]], 1)
         ratio = block_bootstrap(table, lambda means: means[:, 0] / means[:, 1])
         found[name] = {"rarefy": best, "kl over the peer's": figures(ratio), "holds": ratio.high <= 0.5}
     return found

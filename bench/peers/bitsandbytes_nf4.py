@@ -20,7 +20,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from meter import Meter
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def decoded(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def main() -> None:
     meter = Meter()
     settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     with meter.part("quantize"):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = dense.network(
             asked.model,
             dtype=torch.float16,
             device_map="cpu",

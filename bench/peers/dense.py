@@ -1,6 +1,6 @@
 """What every peer leaves behind: its weights dense in float32, and where the bytes of its own file went.
 
-For the peers' environments: torch and safetensors, nothing of Rarefy.
+For the peers' environments: torch, transformers and safetensors, nothing of Rarefy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
+
+
+def network(model: Path, **settings: object) -> transformers.PreTrainedModel:
+    """A network by `from_pretrained`: a causal language model where its configuration says so, else the bare one."""
+    config = json.loads((model / "config.json").read_text())
+    causal = any(name.endswith("ForCausalLM") for name in config["architectures"])
+    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    return kind.from_pretrained(model, **settings)
 
 
 def save(model: Path, out: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -20,14 +29,15 @@ def save(model: Path, out: Path, weights: dict[str, torch.Tensor]) -> None:
 
     Raises ValueError where a name or a shape is not the network's: a peer that is read wrongly must not be measured.
     """
-    expected = {name: entry["shape"] for name, entry in header(model / "model.safetensors").items()}
+    there = header(model / "model.safetensors").items()
+    expected = {name: entry["shape"] for name, entry in there if "F" in entry["dtype"]}  # no tables of positions
     found = {name: list(tensor.shape) for name, tensor in weights.items()}
     if found != expected:
         wrong = sorted(name for name in expected | found if found.get(name) != expected.get(name))
         raise ValueError(f"{len(wrong)} tensors are not the network's, the first {wrong[0]}")
     save_file({n: t.float().contiguous() for n, t in weights.items()}, out / "model.safetensors", {"format": "pt"})
     for file in model.iterdir():
-        if file.suffix != ".safetensors":
+        if file.is_file() and file.suffix != ".safetensors":
             shutil.copy(file, out)
 
 
@@ -41,7 +51,8 @@ def header(path: Path) -> dict[str, dict]:
 def spent(file: int, tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
     """{"file", "linear", "embedding"}: bytes of the file, and of them those of the two kinds of matrices.
 
-    tensors: (name, bytes); everything stored under a name with _proj (codes, scales, zeros) is a linear layer's.
+    tensors: (name, bytes); everything stored under a name with _proj (codes, scales, zeros) is a linear layer's of a
+    Llama. An encoder has no such names: of it the file alone counts.
     """
     linear = embedding = 0
     for name, size in tensors:

@@ -22,13 +22,12 @@ from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 from hqq.models.hf.base import AutoHQQHFModel
 from meter import Meter
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 GROUP = 64
 
 
 def layers(model: nn.Module) -> dict[str, HQQLinear]:
-    return {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, HQQLinear)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, HQQLinear)}
 
 
 def tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -56,16 +55,18 @@ def main() -> None:
     asked = parser.parse_args()
     meter = Meter()
     with meter.part("load"):
-        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float16)
+        model = dense.network(asked.model, dtype=torch.float16)
     config = BaseQuantizeConfig(nbits=asked.bits, group_size=GROUP)
     with meter.part("quantize"):
-        AutoHQQHFModel.quantize_model(model, quant_config=config, compute_dtype=torch.float16, device="cpu")
+        where = {name: "cpu" for name, _ in model.named_modules()}  # of networks that hqq does not know, layer by layer
+        AutoHQQHFModel.quantize_model(model, quant_config=config, compute_dtype=torch.float16, device=where)
     with meter.part("write"), tempfile.TemporaryDirectory() as folder:
         AutoHQQHFModel.save_quantized(model, folder)
         found = spent(Path(folder) / "qmodel.pt")
     there = dense.header(asked.model / "model.safetensors")
     weights = {name: p.detach() for name, p in model.named_parameters() if name in there}
-    weights |= {name: layer.dequantize().detach() for name, layer in layers(model).items()}
+    weights |= {f"{name}.weight": layer.dequantize().detach() for name, layer in layers(model).items()}
+    weights |= {f"{name}.bias": layer.bias for name, layer in layers(model).items() if layer.bias is not None}
     dense.save(asked.model, asked.out, weights)
     settings = {"bits": asked.bits, "group": GROUP, "axis": config["weight_quant_params"]["axis"]}
     meter.write(asked.out / "run.json", ["hqq", "torch", "transformers"], **settings, bytes=found)

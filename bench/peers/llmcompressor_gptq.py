@@ -21,12 +21,12 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 from datasets import Dataset
-from dense import save, spent_safetensors
+from dense import network, save, spent_safetensors
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from meter import Meter
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 GROUP = 64
 
@@ -75,7 +75,7 @@ def dense(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, fl
         count += 1
     extra = ("weight_scale", "weight_zero_point", "weight_g_idx")
     kept = {n: t.contiguous() for n, t in state.items() if not n.endswith(extra)}
-    if model.config.tie_word_embeddings:
+    if getattr(model.config, "tie_word_embeddings", False):
         kept.pop("lm_head.weight", None)
     return kept, {"quantized_layers": count, "worst_off_grid": round(worst, 4)}
 
@@ -100,7 +100,7 @@ def main() -> None:
     meter = Meter()
     torch.set_num_threads(asked.threads)
     with meter.part("load"):
-        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
+        model = network(asked.model, dtype=getattr(torch, asked.dtype))
     tokens = np.load(asked.tokens)
     with meter.part("gptq"):
         gptq(
