@@ -9,6 +9,9 @@ import tiny
 from rarefy.codes import Grid, Sparse
 from rarefy.joint import apply_jointly
 from rarefy.methods.prune.magnitude import Magnitude
+from rarefy.methods.prune.sparsegpt import SparseGPT
+from rarefy.methods.prune.wanda import Wanda
+from rarefy.methods.quantize.entropy import Entropy
 from rarefy.methods.quantize.gptq import GPTQ
 from rarefy.methods.quantize.rtn import RTN
 from rarefy.model import Model
@@ -20,6 +23,9 @@ METHODS = {
     "gptq": GPTQ(bits=4, group=16),
     "prune": Magnitude(sparsity=0.5),
     "n:m": Magnitude(n=2, m=4),
+    "wanda": Wanda(n=2, m=4),
+    "sparsegpt": SparseGPT(sparsity=0.5, block=16),
+    "entropy": Entropy(step=0.5, exclude=("*embed*",)),
 }
 
 
@@ -46,8 +52,8 @@ def test_any_order_runs_in_one_walk_and_keeps_the_zeros(start, order: tuple[str,
     assert not model.history
 
 
-@pytest.mark.parametrize("prune", ["prune", "n:m"])
-@pytest.mark.parametrize("quantize", ["rtn", "gptq"])
+@pytest.mark.parametrize("prune", ["prune", "n:m", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("quantize", ["rtn", "gptq", "entropy"])
 def test_prune_then_quantize_keeps_the_zeros_exactly(start, prune: str, quantize: str) -> None:
     name, model = start
     pruned = apply_jointly([METHODS[prune]], model, tiny.evidence(name))
@@ -58,7 +64,7 @@ def test_prune_then_quantize_keeps_the_zeros_exactly(start, prune: str, quantize
         assert (made.codes[key].decode()[zero] == 0).all()
 
 
-@pytest.mark.parametrize("prune", ["prune", "n:m"])
+@pytest.mark.parametrize("prune", ["prune", "n:m", "wanda"])
 @pytest.mark.parametrize("quantize", ["rtn", "gptq"])
 def test_quantize_then_prune_keeps_the_integers_and_costs_no_bits(start, prune: str, quantize: str) -> None:
     name, model = start

@@ -1,16 +1,12 @@
-"""Magnitude pruning against sorting, one weight at a time."""
+"""Magnitude pruning: what is left stays as it was."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rarefy.codes import Dense, Grid, Sparse
 from rarefy.errors import UsageError
 from rarefy.evidence import Site
-from rarefy.methods.prune.magnitude import Magnitude, largest, largest_of_each
-
-sizes = st.tuples(st.integers(1, 5), st.integers(1, 13))
+from rarefy.methods.prune.magnitude import Magnitude
 
 
 def weights(shape, seed: int) -> np.ndarray:
@@ -20,32 +16,6 @@ def weights(shape, seed: int) -> np.ndarray:
 
 def site(code) -> Site:
     return Site("w", "linear", "s", code)
-
-
-@given(sizes, st.floats(0, 1), st.integers(0, 99))
-def test_the_smallest_go_and_of_equals_the_first(shape, sparsity: float, seed: int) -> None:
-    size = np.abs(weights(shape, seed))
-    flat = [(float(value), i) for i, value in enumerate(size.reshape(-1))]
-    dropped = {i for _, i in sorted(flat)[: round(sparsity * size.size)]}
-    expected = np.array([i not in dropped for i in range(size.size)]).reshape(shape)
-    np.testing.assert_array_equal(largest(size, sparsity), expected)
-
-
-@given(sizes, st.integers(1, 6), st.integers(0, 5), st.integers(0, 99))
-def test_n_of_every_m_stay(shape, n: int, more: int, seed: int) -> None:
-    m, size = n + more, np.abs(weights(shape, seed))
-    expected = np.zeros(shape, bool)
-    for i in range(shape[0]):
-        for start in range(0, shape[1], m):
-            run = size[i, start : start + m]
-            for j in sorted(range(len(run)), key=lambda j: (-run[j], j))[:n]:
-                expected[i, start + j] = True
-    np.testing.assert_array_equal(largest_of_each(size, n, m), expected)
-
-
-def test_a_pattern_longer_than_a_row() -> None:
-    size = np.abs(weights((4, 5), 0))
-    np.testing.assert_array_equal(largest_of_each(size, 2, 10**12), largest_of_each(size, 2, 5))
 
 
 def test_none_and_all() -> None:
