@@ -27,7 +27,7 @@ Rounder = Callable[[int, "Floats"], "Floats"]
 """(column index, its weights with feedback, (out,)) -> the values they round to, (out,)."""
 
 Opener = Callable[[int, "Floats"], None]
-"""(first column of a run, transposed weights (columns from there on, out)) -> None; all feedback so far is in the run."""
+"""(first column of a run, transposed weights (columns from there on, out)) -> None; the run has all feedback so far."""
 
 
 def block_for(group: int) -> int:
