@@ -18,8 +18,9 @@ from rarefy.evidence import (
     Outputs,
     Site,
     Statistic,
+    Visited,
 )
-from rarefy.model import Model
+from rarefy.model import Model, Step
 from rarefy.settings import split_outside_brackets
 from rarefy.units import human
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
-    from rarefy.families import Law
+    from rarefy.training import Training
+    from rarefy.training.latent import State, Values
+    from rarefy.training.lessons import Lessons
 
 
 def setting(default: Any, help: str, **checks: Any) -> Any:
@@ -108,10 +111,7 @@ class PerTensor(Method):
 
 @dataclass(frozen=True)
 class Tuner(Method):
-    """A method that trains what codes leave free, towards what the original network gives: it moves `free()` only.
-
-    It needs the original (`Model.original`) and calibration data.
-    """
+    """A method that trains what codes leave free: it moves `free()` only. It needs data, and mostly the original."""
 
     needs: ClassVar[frozenset[Statistic]] = frozenset({Outputs()})
 
@@ -120,11 +120,123 @@ class Tuner(Method):
         """Bytes that training will take, said beforehand: unlike the walk it may hold the network whole."""
 
     @abstractmethod
-    def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
-        """What is minimized, of the outputs of the compressed network and of the original for a micro-batch.
+    def tune(self, model: Model, evidence: Evidence, name: str, *, seed: int) -> Visited:
+        """The codes that moved, with notes: `said` for the terminal, `damage` and `untouched` for the history.
 
-        law: under which distortion is measured; returns nats a token or example.
+        name: of this step, for temporary files and checkpoints.
         """
+
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        name = f"tune-{len(model.history)}"
+        made = evidence.journal.load(name)
+        if made is None:
+            made = evidence.journal.save(name, self.tune(model, evidence, name, seed=seed))
+        evidence.progress.note(f"{self.name()}: {made.notes['said']}")
+        step = Step(self.name(), self.settings(), made.notes["damage"], made.notes["untouched"])
+        return model.with_codes(made.codes, step)
+
+
+@dataclass(frozen=True)
+class Trained(Method):
+    """A method that learns from examples: what the original says of them, their labels, or both."""
+
+    epochs: float = setting(10.0, "times that every example is seen", low=0, high=1e6)
+    steps: int = setting(0, "steps of the optimizer, in place of epochs", low=0)
+    batch: int = setting(128, "examples a step: images, or blocks of tokens", low=1)
+    rate: float = setting(0.003, "learning rate at its highest", low=0, high=1)
+    soft: float = setting(1.0, "weight of the original's outputs; 1 - soft is that of labels", low=0, high=1)
+    temperature: float = setting(1.0, "that softens the original's outputs and ours", low=0.01, high=1e3)
+    augment: str = setting("none", "how images are drawn in every epoch", choices=("none", "shift", "crop"))
+
+    def lessons(self, model: Model, evidence: Evidence, name: str, *, seed: int) -> Lessons:
+        """What it learns from. Raises UsageError when soft is above 0 and the model does not know its original."""
+        from rarefy.training.lessons import Lessons
+
+        settings = {key: getattr(self, key) for key in ("batch", "soft", "temperature", "augment")}
+        return Lessons(model, evidence, name, seed=seed, **settings)
+
+    def training(self, batches: int, *, mixed: bool) -> Training:
+        """How to train over so many batches; a checkpoint every epoch, of short ones every ten steps."""
+        from rarefy.training import Training
+
+        steps = self.steps or max(1, round(self.epochs * batches))
+        return Training(steps, rate=self.rate, mixed=mixed, every=max(10, batches))
+
+
+@dataclass(frozen=True)
+class Latent(Trained):
+    """A method that trains behind the code: latent values move, and what is stored is made of them in every step.
+
+    It is asked about every parameter, vectors such as biases among them, holds the network whole, and needs data.
+    """
+
+    needs: ClassVar[frozenset[Statistic]] = frozenset({Outputs()})
+
+    rate: float = setting(0.001, "learning rate at its highest", low=0, high=1)
+    include: tuple[str, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"help": "only tensors whose name fits one of these patterns"}
+    )
+    exclude: tuple[str, ...] = dataclasses.field(
+        default=(), kw_only=True, metadata={"help": "no tensor whose name fits one of these patterns"}
+    )
+
+    def declines(self, site: Site) -> str:
+        """Why a parameter is neither coded nor trained, or ""."""
+        if site.matches(self.exclude):
+            return "excluded"
+        return "not included" if self.include and not site.matches(self.include) else ""
+
+    @abstractmethod
+    def start(self, site: Site) -> Values:
+        """A site's latent values by name. Those that require a gradient are trained, others are only kept. None: the
+        parameter is trained as it is, and stored dense."""
+
+    @abstractmethod
+    def project(self, site: Site, latent: Values, state: State) -> torch.Tensor:
+        """The parameter, in its shape, just as `finish` would store it, with a gradient that reaches the latent."""
+
+    def penalty(self, site: Site, latent: Values, state: State) -> torch.Tensor | None:
+        """What is added to the loss for this site, nats an example, or nothing. Asked for after `project`."""
+        return None
+
+    @abstractmethod
+    def finish(self, site: Site, latent: Values, state: State) -> Code:
+        """What the site is stored as."""
+
+    def held(self) -> Values:
+        """What is remembered between steps, of the network as a whole."""
+        return {}
+
+    def before(self, state: State) -> None:
+        """Change in place what is only kept, before a step."""
+
+    def codes(self, state: State) -> Mapping[str, Code]:
+        """The codes of all sites, when training has ended."""
+        return {key: self.finish(site, state.latents[key], state) for key, site in state.sites.items()}
+
+    def training(self, batches: int, *, mixed: bool) -> Training:
+        # Latent values move little in a step, so their gradients are averaged for longer.
+        return dataclasses.replace(super().training(batches, mixed=mixed), betas=(0.9, 0.999), warmup=0.02)
+
+    def memory(self, model: Model, evidence: Evidence) -> int:
+        """Bytes that training will take, said beforehand."""
+        from rarefy.training.latent import footprint
+
+        return footprint(model, dataclasses.replace(evidence, batch=self.batch))
+
+    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
+        from rarefy.training.latent import trained
+
+        name = f"latent-{len(model.history)}"
+        made = evidence.journal.load(name)
+        if made is None:
+            lessons = self.lessons(model, evidence, name, seed=seed)
+            plan = self.training(len(lessons), mixed=evidence.dtype == "bfloat16")
+            made = evidence.journal.save(name, trained(self, model, lessons, evidence, plan, seed=seed, name=name))
+            lessons.close()
+        evidence.progress.note(f"{self.name()}: {made.notes['said']}")
+        step = Step(self.name(), self.settings(), made.notes["damage"], made.notes["untouched"])
+        return model.with_codes(made.codes, step)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_about_half_is_mirrored() -> None:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_draws_follow_the_seed(name) -> None:
+def test_draws_follow_the_seed(name: str) -> None:
     augment = augmentation(name)
     torch.manual_seed(3)
     first, second = augment(X), augment(X)

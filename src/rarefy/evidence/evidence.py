@@ -72,6 +72,7 @@ class Evidence:
     device, dtype: where and in what type the walk computes ("float32" or "bfloat16"); statistics are float32.
     labels: (n,) int64 classes, or (n, ...) float32 targets of a regression, in the order of the inputs; None when
         there are none.
+    batch: examples of a micro-batch; 0: as many as compute at full speed.
     """
 
     inputs: NDArray[Any] | Callable[[], NDArray[Any]] | None = None
@@ -80,6 +81,7 @@ class Evidence:
     journal: Journal = field(default_factory=Forgetful)
     progress: Progress = field(default_factory=Silent)
     labels: NDArray[Any] | None = None
+    batch: int = 0
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -110,6 +112,6 @@ class Evidence:
         inputs = self.array()
         integers = np.issubdtype(inputs.dtype, np.integer)
         size = TOKENS_PER_BATCH // inputs.shape[1] if integers else IMAGES_PER_BATCH
-        size = max(1, size // share)
+        size = max(1, (self.batch or size) // share)
         parts = [torch.from_numpy(np.ascontiguousarray(inputs[i : i + size])) for i in range(0, len(inputs), size)]
         return [part.long() if integers else part.to(self.torch_dtype) for part in parts]

@@ -7,26 +7,20 @@ which was never stopped sees.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Final, Literal, get_args
+from typing import Final
 
 import torch
 from torch.nn import functional
 
 from rarefy.errors import UsageError
 
-Augmentation = Literal["none", "shift", "crop"]
-AUGMENTATIONS: Final = get_args(Augmentation)
-
 Augment = Callable[[torch.Tensor], torch.Tensor]
 """A batch of inputs, (n, ...), to one of the same shape; draws anew in each call."""
 
 
-def augmentation(name: Augmentation) -> Augment:
-    """none; shift: by up to a pixel either way, for digits; crop: by up to four, and every second image mirrored, for
-    photographs (He et al. 2016, section 4.2: padded by four pixels, cropped, flipped)."""
-    kinds: dict[Augmentation, Augment] = {"none": lambda x: x, "shift": partial(shifted, by=1), "crop": _cropped}
-    return kinds[name]
+def augmentation(name: str) -> Augment:
+    """One of AUGMENTATIONS by its name."""
+    return AUGMENTATIONS[name]
 
 
 def shifted(x: torch.Tensor, by: int) -> torch.Tensor:
@@ -46,10 +40,6 @@ def mirrored(x: torch.Tensor) -> torch.Tensor:
     return torch.where(turned, x.flip(-1), x)
 
 
-def _cropped(x: torch.Tensor) -> torch.Tensor:
-    return shifted(mirrored(x), by=4)
-
-
 def _images(x: torch.Tensor) -> torch.Size:
     if x.dim() != 4:
         raise UsageError(
@@ -58,3 +48,12 @@ def _images(x: torch.Tensor) -> torch.Size:
             "leave out augment",
         )
     return x.shape
+
+
+AUGMENTATIONS: Final[dict[str, Augment]] = {
+    "none": lambda x: x,
+    "shift": lambda x: shifted(x, by=1),
+    "crop": lambda x: shifted(mirrored(x), by=4),
+}
+"""shift: by up to a pixel either way, for digits. crop: by up to four, and every second image mirrored, for photographs
+(He et al. 2016, section 4.2)."""

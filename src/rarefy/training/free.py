@@ -29,8 +29,8 @@ class Leaf:
 
     def __init__(self, start: torch.Tensor, *, scale: bool, octave: int = 0) -> None:
         self.start, self.octave, self.scale = start, octave, scale
-        # Values such as biases are measured by their root mean square.
-        self.unit = float(start.square().mean().sqrt())
+        # Values such as biases are measured by their root mean square, zeros aside.
+        self.unit = float(start[start != 0].square().mean().sqrt())
         self.leaf = torch.zeros_like(start)
 
     def value(self) -> torch.Tensor:
@@ -50,13 +50,14 @@ class Leaf:
         self.leaf = torch.zeros_like(self.start)
 
 
-def leaves_of(code: Code, device: str) -> dict[str, Leaf]:
-    """The free values of a code that a short training moves; none where only whole matrices are free."""
+def leaves_of(code: Code, device: str, *, whole: bool = False) -> dict[str, Leaf]:
+    """The free values of a code that a short training moves, or with `whole` a long one: whole matrices too."""
     inner = inside(code)
     scales = _SCALES.get(type(inner), ())
     octave = OCTAVE if isinstance(inner, Separable) else 0
     few = isinstance(inner, Codebook) or (isinstance(inner, Dense) and len(code.shape) == 1)
-    free = code.free() if scales or few else {}
+    integers = isinstance(inner, Dense) and not inner.dtype.floating
+    free = code.free() if (scales or few or whole) and not integers else {}
     values = () if scales else [part for part, array in free.items() if np.any(array)]
     made = {part: Leaf(_tensor(free[part], device), scale=True, octave=octave) for part in scales}
     return made | {part: Leaf(_tensor(free[part], device), scale=False) for part in values}

@@ -1,4 +1,4 @@
-"""A coded network of which only what its codes leave free can move, whole in memory.
+"""A coded network of which what its codes leave free can move, whole in memory.
 
 A weight on a separable grid is row scale x integer x column scale, so a layer is y = rows * (L (columns * x)): its
 matrix of integers never changes, takes 2 bytes a weight in bfloat16, and has no gradient. Other codes are rebuilt from
@@ -32,8 +32,9 @@ class Student:
     free: file key -> part -> leaf.
     """
 
-    def __init__(self, model: Model, device: str, dtype: torch.dtype) -> None:
-        """dtype: of matrices that stay as they are; free values, and what is made of them, are float32."""
+    def __init__(self, model: Model, device: str, dtype: torch.dtype, *, whole: bool = False) -> None:
+        """dtype: of matrices that stay as they are; free values, and what is made of them, are float32. whole: also
+        what a short training leaves alone moves (`leaves_of`)."""
         self.model, self.device = model, device
         self.module = model.skeleton.build()
         self.free: dict[str, dict[str, Leaf]] = {}
@@ -45,7 +46,7 @@ class Student:
             names.setdefault(key, []).append(name)
         for key in names:
             code = model.codes[key]
-            self.free[key] = {} if model.is_buffer(key) else leaves_of(code, device)
+            self.free[key] = {} if model.is_buffer(key) else leaves_of(code, device, whole=whole)
             if key in scaled:
                 self._replace(scaled[key], code, self.free[key], dtype)
             elif self.free[key]:

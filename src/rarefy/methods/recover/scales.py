@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rarefy.errors import UsageError
-from rarefy.evidence import Evidence, Visited, relative_error
+from rarefy.evidence import Evidence, Visited
 from rarefy.evidence.laws import output_law
 from rarefy.families import family_of
-from rarefy.files import record
-from rarefy.files.container import overhead
 from rarefy.method import Tuner, setting
-from rarefy.model import Model, Step
+from rarefy.model import Model
 
 if TYPE_CHECKING:
     import torch
@@ -46,31 +44,19 @@ class Scales(Tuner):
     batch: int = setting(4, "micro-batches a step, each of 512 tokens or 32 examples", low=1)
     rate: float = setting(0.003, "learning rate at its highest, of the logarithm of a scale", low=0, high=1)
 
-    def apply(self, model: Model, evidence: Evidence, *, seed: int = 0) -> Model:
-        name = f"recover-{len(model.history)}"
-        made = evidence.journal.load(name)
-        if made is None:
-            recovered = self._recovered(model, evidence, name, seed) if model.history else _nothing_lost(model)
-            made = evidence.journal.save(name, recovered)
-        evidence.progress.note(f"{self.name()}: {made.notes['said']}")
-        step = Step(self.name(), self.settings(), made.notes["damage"], made.notes["untouched"])
-        return model.with_codes(made.codes, step)
+    def tune(self, model: Model, evidence: Evidence, name: str, *, seed: int) -> Visited:
+        return self._recovered(model, evidence, name, seed) if model.history else _nothing_lost(model)
 
     def memory(self, model: Model, evidence: Evidence) -> int:
         from rarefy.training.footprint import footprint
 
         return footprint(model, evidence.micro_batches(SHARE)[0], evidence.torch_dtype, evidence.device)
 
-    def loss(self, student: Any, teacher: Any, law: Law) -> torch.Tensor:
-        from rarefy.training import divergence
-
-        read = output_law(law).read
-        return divergence(law)(read(teacher), read(student))
-
     def _recovered(self, model: Model, evidence: Evidence, name: str, seed: int) -> Visited:
         import torch
 
-        from rarefy.training import train
+        from rarefy.training import divergence, train
+        from rarefy.training.outcome import within
         from rarefy.training.student import Student
         from rarefy.training.teacher import Teacher
 
@@ -78,11 +64,12 @@ class Scales(Tuner):
         student = Student(model, evidence.device, evidence.torch_dtype)
         family = family_of(student.module)
         law: Law = family.law(student.module) if family else "softmax"
+        read, distance = output_law(law).read, divergence(law)
         kept_back = _held_out(len(teacher.batches))
         trained = [j for j in range(len(teacher.batches)) if j not in kept_back]
 
         def loss(j: int) -> torch.Tensor:
-            return self.loss(student(teacher.batches[j]), teacher(j), law)
+            return distance(read(teacher(j)), read(student(teacher.batches[j])))
 
         kind = torch.device(evidence.device).type
 
@@ -127,49 +114,18 @@ def _held_out(batches: int) -> list[int]:
 
 def _noted(model: Model, free: Free, codes: Mapping[str, Code], before: float, after: float) -> Visited:
     """The codes where they pay, and what is said of them."""
+    from rarefy.training.outcome import outcome
+
     kept = after < before
     what = "kept" if kept else "no gain, so everything stays as it was"
     said = f"{before:.4g} to {after:.4g} nats on held-out calibration data: {what}"
-    return _visited(model, free, codes if kept else {}, said)
+    return outcome(model, free, codes if kept else {}, said)
 
 
 def _nothing_lost(model: Model) -> Visited:
     """What is made of a network that is the original."""
     from rarefy.training.free import leaves_of
+    from rarefy.training.outcome import outcome
 
     free = {key: leaves_of(code, "cpu") for key, code in model.codes.items() if not model.is_buffer(key)}
-    return _visited(model, free, {}, "no step before it lost anything, so everything stays as it was")
-
-
-def _visited(model: Model, free: Free, codes: Mapping[str, Code], said: str) -> Visited:
-    damage, untouched = {}, {}
-    for key in (key for key in free if not model.is_buffer(key)):
-        if free[key]:
-            new = codes.get(key)
-            error = relative_error(model.codes[key].decode(), new.decode(), None) if new else 0.0
-            damage[key] = float(f"{error:.6g}")
-        else:
-            untouched[key] = "nothing that a short training moves is free"
-    return Visited(codes, {"said": said, "damage": damage, "untouched": untouched})
-
-
-def within(model: Model, codes: Mapping[str, Code]) -> dict[str, Code]:
-    """The new codes, less those that grew most where the files would no longer keep a size that an earlier step was
-    given: moved scales spread a little more or less."""
-    size = next((s.settings["size"] for s in reversed(model.history) if s.settings.get("size")), 0)
-    if not size:
-        return dict(codes)
-
-    def length(key: str, code: Code) -> int:
-        return len(record.encode(code, model.dtypes[key]))
-
-    held = {key: length(key, model.codes[key]) for key in model.codes}
-    grown = {key: length(key, code) - held[key] for key, code in codes.items()}
-    kept = dict(codes)
-    excess = overhead(model.codes, size) + sum(held.values()) + sum(grown.values()) - size
-    for key in sorted(grown, key=grown.__getitem__, reverse=True):
-        if excess <= 0 or grown[key] <= 0:
-            break
-        excess -= grown[key]
-        del kept[key]
-    return kept
+    return outcome(model, free, {}, "no step before it lost anything, so everything stays as it was")
