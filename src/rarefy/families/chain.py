@@ -11,15 +11,12 @@ if TYPE_CHECKING:
 
 
 class Chain:
-    ORDER: ClassVar[int] = 1
+    NAME: ClassVar[str] = "chain"
 
     def matches(self, module: nn.Module) -> bool:
         from torch import nn
 
         return isinstance(module, nn.Sequential) and not hasattr(module, "config")
-
-    def name(self, module: nn.Module) -> str:
-        return "chain"
 
     def blocks(self, module: nn.Module) -> list[str]:
         return [name for name, _ in module.named_children()]

@@ -11,15 +11,12 @@ if TYPE_CHECKING:
 
 
 class ResNet:
-    ORDER: ClassVar[int] = 0
+    NAME: ClassVar[str] = "resnet"
 
     def matches(self, module: nn.Module) -> bool:
         if getattr(getattr(module, "config", None), "model_type", None) == "resnet":
             return True
         return bool(_stages(module))
-
-    def name(self, module: nn.Module) -> str:
-        return "resnet"
 
     def blocks(self, module: nn.Module) -> list[str]:
         stages = _stages(module)
