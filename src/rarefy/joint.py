@@ -145,7 +145,7 @@ class Joint:
         spent: list[dict[str, float]] = [{} for _ in methods]
         for site in sites:
             if any(method.adds for method in methods):
-                site = dataclasses.replace(site, original=self.model.original().codes[site.name])
+                site = dataclasses.replace(site, original=site.oriented(self.model.original().codes[site.name]))
             for i, method in enumerate(methods):
                 reason = method.declines(site)
                 if reason:
@@ -155,8 +155,8 @@ class Joint:
                 before = site.original if method.adds and site.original else site.code
                 damage[i][site.name] = damage_of(dataclasses.replace(site, code=before), new)
                 if isinstance(method, Budgeted):
-                    spent[i][site.name] = self._bits(site.name, new)
-                codes[site.name] = new
+                    spent[i][site.name] = self._bits(site.name, site.oriented(new))
+                codes[site.name] = site.oriented(new)
                 site = dataclasses.replace(site, code=new)
             heap.release()
         return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})

@@ -88,11 +88,9 @@ class Skeleton(ABC):
         """File keys -> module names, for the keys that the module has. Raises FormatError when it needs others."""
         keys = list(keys)
         wanted = set(self.empty.state_dict(keep_vars=True))
-        prefix = getattr(self.empty, "base_model_prefix", "")
         found = {}
         for key in keys:
-            shorter = key.removeprefix(f"{prefix}.") if prefix else key
-            name = next((n for n in (key, f"{prefix}.{key}", shorter) if n in wanted), None)
+            name = next((n for n in self._spellings(key) if n in wanted), None)
             if name is not None:
                 found[key] = name
         have = set(found.values())
@@ -106,6 +104,14 @@ class Skeleton(ABC):
                 remedy="check that the weights belong to this config or factory",
             )
         return found
+
+    def _spellings(self, key: str) -> Iterator[str]:
+        """What the module may call the tensor that a file calls `key`, the likeliest first."""
+        yield key
+        prefix = getattr(self.empty, "base_model_prefix", "")
+        if prefix:
+            yield f"{prefix}.{key}"
+            yield key.removeprefix(f"{prefix}.")
 
 
 class TransformersSkeleton(Skeleton):
@@ -142,6 +148,23 @@ class TransformersSkeleton(Skeleton):
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise FormatError("config.json names no architecture", remedy='add "architectures": ["..."] to it')
         return names[0]
+
+    @functools.cached_property
+    def _renamings(self) -> list[Any]:
+        """How transformers itself brings the names of checkpoints to those of the network as it builds it today."""
+        from transformers import PreTrainedModel
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        if not isinstance(self.empty, PreTrainedModel):
+            return []
+        return [step for step in get_model_conversion_mapping(self.empty) if isinstance(step, WeightRenaming)]
+
+    def _spellings(self, key: str) -> Iterator[str]:
+        from transformers.core_model_loading import apply_renamings
+
+        yield from super()._spellings(key)
+        yield from super()._spellings(apply_renamings(key, self._renamings))
 
     def build(self) -> nn.Module:
         import transformers

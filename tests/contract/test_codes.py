@@ -17,6 +17,7 @@ from rarefy.codes.factored import Factored
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.separable import Separable, exponents, powers
 from rarefy.codes.summed import Sum
+from rarefy.codes.transposed import Transposed
 from rarefy.files import record
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ def blocks(scale: Callable[[np.ndarray], Code], size: int) -> Scaled:
     return Scaled(stored, Codebook(Dense.of(centroids), index), group=size)
 
 
+def other_way(group: int) -> Grid:
+    """Eight bits, for the transpose."""
+    w = VALUES.T
+    scale = Dense.of(np.stack([np.abs(b).max(1) for b in np.split(w, w.shape[1] // group, axis=1)], -1) / 127)
+    q = np.rint(w / np.repeat(scale.decode(), group, axis=1) + 128).astype(np.uint8)
+    return Grid(q, scale, None, bits_per_symbol=8, group=group, shape=w.shape)
+
+
 def low_rank(rank: int) -> Factored:
     """The best of this rank, one factor on a grid."""
     u, s, v = np.linalg.svd(VALUES, full_matrices=False)
@@ -124,6 +133,8 @@ def low_rank(rank: int) -> Factored:
 
 
 EXAMPLES |= {
+    "transposed grid": lambda: Transposed(other_way(8)),
+    "transposed sparse": lambda: Transposed(Sparse(n_of_m(2, 4).T, other_way(4))),
     "scaled blocks": lambda: blocks(lambda s: Dense.of(s, "BF16"), 32),
     "scaled twice": lambda: blocks(lambda s: eight_bits(s, 16), 20),
     "scaled columns": lambda: Scaled(Dense.of(np.linspace(1, 3, SHAPE[1]), "BF16"), grid(4, 32, affine=True), group=1),

@@ -65,7 +65,7 @@ def test_every_tensor_and_every_site_has_its_segment(name: str) -> None:
     ("name", "family", "law"),
     [
         ("llama", "llama", "softmax"),
-        ("smollm3", "llama", "softmax"),
+        ("smollm3", "smollm3", "softmax"),
         ("bert", "bert", "embedding"),
         ("bert_classifier", "bert", "softmax"),
         ("resnet", "resnet", "softmax"),
@@ -77,7 +77,7 @@ def test_every_tensor_and_every_site_has_its_segment(name: str) -> None:
 def test_family_and_law(name: str, family: str, law: str) -> None:
     net = tiny.build(name)
     found = family_of(net)
-    assert found is not None and (found.NAME, found.law(net)) == (family, law)
+    assert found is not None and (found.name(net), found.law(net)) == (family, law)
 
 
 def test_a_tied_head_is_one_site_with_two_uses() -> None:

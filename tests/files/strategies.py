@@ -13,6 +13,7 @@ from rarefy.codes.dtypes import DTYPES
 from rarefy.codes.factored import Factored, fits
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.summed import Sum
+from rarefy.codes.transposed import Transposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,12 +87,15 @@ def scaled(draw: Callable, shape: tuple[int, ...]) -> Scaled:
 
 @st.composite
 def codes(draw: Callable) -> Code:
-    """A dense tensor, grid or codebook, scaled or not, under up to two supports, plain or corrected; or two factors."""
+    """A dense tensor, grid or codebook, scaled or not, under up to two supports, plain or
+    corrected, matrices either way round; or two factors."""
     shape = draw(shapes)
     code: Code = draw(st.one_of(dense(shape), grid(shape), codebook(shape), scaled(shape)))
     for _ in range(draw(st.integers(0, 2))):
         keep = rng(draw).random(shape) < draw(st.floats(0, 1))
         code = code.masked(keep) if draw(st.booleans()) else Sparse(np.asarray(keep), code)
+    if len(shape) == 2 and draw(st.booleans()):
+        code, shape = Transposed(code), shape[::-1]
     if fits(1, shape) and draw(st.booleans()):
         low = draw(factored(shape))
         return Sum(code, low) if draw(st.booleans()) else low

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarefy.codes.base import matrix
+from rarefy.codes.transposed import turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
     from rarefy.evidence.statistics import Moment, Statistic
-    from rarefy.families import Kind, Segments
+    from rarefy.families import Kind, Place, Segments
     from rarefy.model import Model
 
 _ROWS = 4096  # of a matrix at once, where a temporary is as large as they are
@@ -48,6 +49,7 @@ class Site:
     statistics: what was asked for and could be gathered.
     obstacles: what was asked for and could not, with the reason.
     original: how it was stored before the first step, for methods that correct what steps before them lost.
+    turned: the parameter lies as (in, out), and codes here are of its transpose.
     """
 
     name: str
@@ -57,10 +59,15 @@ class Site:
     statistics: Mapping[Statistic, Any] = field(default_factory=dict)
     obstacles: Mapping[Statistic, str] = field(default_factory=dict)
     original: Code | None = None
+    turned: bool = False
+
+    def oriented(self, code: Code) -> Code:
+        """A code of the parameter as one of this site, and the other way round."""
+        return turned(code) if self.turned else code
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the parameter."""
+        """Of the parameter, or of its transpose."""
         return self.code.shape
 
     def weight(self) -> NDArray[np.float32]:
@@ -86,8 +93,21 @@ def sites(model: Model, segments: Segments, i: int, gathered: Gathered, codes: M
         obstacles = {need: value for need, value in found.items() if isinstance(value, str)}
         statistics = {need: value for need, value in found.items() if need not in obstacles}
         key = keys[place.parameter]
-        made.append(Site(key, place.kind, segments.names[i], codes[key], statistics, obstacles))
+        made.append(site_at(key, place, segments.names[i], codes[key], statistics, obstacles))
     return made
+
+
+def site_at(
+    key: str,
+    place: Place,
+    segment: str,
+    code: Code,
+    statistics: Mapping[Statistic, Any] | None = None,
+    obstacles: Mapping[Statistic, str] | None = None,
+) -> Site:
+    """The site of a place. code: of the parameter called `key` in the files."""
+    own = turned(code) if place.turned else code
+    return Site(key, place.kind, segment, own, statistics or {}, obstacles or {}, turned=place.turned)
 
 
 def relative_error(before: NDArray[np.float32], after: NDArray[np.float32], moment: Moment | None) -> float:

@@ -14,18 +14,24 @@ if TYPE_CHECKING:
 Law = Literal["softmax", "embedding", "gaussian"]
 """The output law under which distortion is measured: see `rarefy.measure.divergence`."""
 
-Kind = Literal["linear", "convolution", "embedding"]
+Kind = Literal["linear", "convolution", "embedding", "other"]
+"""How a parameter is used; other: biases, gains, and what no known layer multiplies by."""
 
 
 class Family(Protocol):
     """A family: recognises a module and names its blocks, each fed with the output of the one before."""
 
-    NAME: ClassVar[str]
+    ORDER: ClassVar[int]
+    """The family that knows more has the smaller one."""
 
     def matches(self, module: nn.Module) -> bool: ...
 
+    def name(self, module: nn.Module) -> str:
+        """What reports call it."""
+        ...
+
     def blocks(self, module: nn.Module) -> list[str]:
-        """Paths of the blocks in order of execution, or none when the network is one segment."""
+        """Paths of the blocks in order of execution. Raises NotAChain, saying why, where there are none."""
         ...
 
     def law(self, module: nn.Module) -> Law: ...
@@ -37,11 +43,13 @@ class Place:
 
     parameter: name in the module, the owner's where it is tied.
     modules: paths of the modules that use it; the first one decides in which segment it is coded.
+    turned: the parameter lies as (in, out).
     """
 
     parameter: str
     kind: Kind
     modules: tuple[str, ...]
+    turned: bool = False
 
 
 @functools.cache
@@ -54,7 +62,7 @@ def families() -> list[Family]:
         family = getattr(importlib.import_module(f"rarefy.families.{info.name}"), "FAMILY", None)
         if family is not None:
             found.append(family)
-    return sorted(found, key=lambda family: family.NAME == "chain")
+    return sorted(found, key=lambda family: family.ORDER)
 
 
 def family_of(module: nn.Module) -> Family | None:
@@ -66,9 +74,9 @@ def places(module: nn.Module, ties: dict[str, str]) -> list[Place]:
     """Every matrix that a linear, convolution or embedding layer uses, tied ones once, in module order."""
     from torch import nn
 
-    found: dict[str, tuple[Kind, list[str]]] = {}
+    found: dict[str, tuple[Kind, bool, list[str]]] = {}
     for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) or turns(layer):
             kind: Kind = "linear"
         elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             kind = "convolution"
@@ -79,8 +87,14 @@ def places(module: nn.Module, ties: dict[str, str]) -> list[Place]:
         if layer._parameters.get("weight") is None:  # computed from others, as by weight_norm
             continue
         name = f"{path}.weight" if path else "weight"
-        found.setdefault(ties.get(name, name), (kind, []))[1].append(path)
-    return [Place(name, kind, tuple(paths)) for name, (kind, paths) in found.items()]
+        found.setdefault(ties.get(name, name), (kind, turns(layer), []))[2].append(path)
+    return [Place(name, kind, tuple(paths), turned) for name, (kind, turned, paths) in found.items()]
+
+
+def turns(layer: nn.Module) -> bool:
+    """Whether a layer multiplies its input by a weight (in, out) from the right: transformers' Conv1D, of GPT-2."""
+    kind = type(layer)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def outside(module: nn.Module, ties: dict[str, str]) -> dict[str, str]:

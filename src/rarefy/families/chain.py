@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 
 class Chain:
-    NAME: ClassVar[str] = "chain"
+    ORDER: ClassVar[int] = 1
 
     def matches(self, module: nn.Module) -> bool:
         from torch import nn
 
         return isinstance(module, nn.Sequential) and not hasattr(module, "config")
+
+    def name(self, module: nn.Module) -> str:
+        return "chain"
 
     def blocks(self, module: nn.Module) -> list[str]:
         return [name for name, _ in module.named_children()]

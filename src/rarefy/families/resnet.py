@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 
 class ResNet:
-    NAME: ClassVar[str] = "resnet"
+    ORDER: ClassVar[int] = 0
 
     def matches(self, module: nn.Module) -> bool:
         if getattr(getattr(module, "config", None), "model_type", None) == "resnet":
             return True
         return bool(_stages(module))
+
+    def name(self, module: nn.Module) -> str:
+        return "resnet"
 
     def blocks(self, module: nn.Module) -> list[str]:
         stages = _stages(module)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rarefy.families.base import Place, family_of, places
-from rarefy.families.values import NotAChain, has_nan, nans_like, whole_only
+from rarefy.families.values import NotAChain, has_gradient, has_nan, nans_like, whole_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,12 +46,18 @@ class Segments:
         self.ties = skeleton.ties
         family = family_of(self.module)
         self.family = family
-        self.blocks = family.blocks(self.module) if family else []
-        self.reason = "" if family else f"no family knows {type(self.module).__name__}"
+        self.blocks: list[str] = []
+        self.reason = ""
         self._before: frozenset[str] = frozenset()
         self._tuples = False
-        if len(self.blocks) < 2:
-            self.one_segment(self.reason or "it has fewer than two blocks")
+        try:
+            if family is None:
+                raise NotAChain(f"no family knows {type(self.module).__name__}")
+            self.blocks = family.blocks(self.module)
+            if len(self.blocks) < 2:
+                raise NotAChain("it has fewer than two blocks")
+        except NotAChain as error:
+            self.one_segment(str(error))
 
     def one_segment(self, reason: str) -> None:
         """Treat the whole network as one segment."""
@@ -108,13 +114,28 @@ class Segments:
                     self.head(tensors, inputs, check=True)
                 self._before = frozenset(ran)
                 needed = {name: tensors[name] for name in self.tensor_names(0) if name in tensors}
-                self.head(needed, inputs, check=True)
+                self._follow(needed, inputs)
                 return
             except NotAChain as error:
                 reasons.append(str(error))
             except Exception as error:
                 reasons.append(f"it does not run with its blocks stood in for ({type(error).__name__}: {error})")
         self.one_segment(reasons[0])
+
+    def _follow(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> None:
+        """Run segment 0 with its own tensors. Raises NotAChain when the blocks are given beside the running value what
+        its weights make: a gradient would not find back to those."""
+        import torch
+
+        learnt = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
+        followed = {
+            name: tensor.detach().requires_grad_(name in learnt and tensor.is_floating_point())
+            for name, tensor in tensors.items()
+        }
+        with torch.enable_grad():
+            _, calls = self.head(followed, inputs, check=True)
+        if any(has_gradient((call.args, call.kwargs)) for call in calls):
+            raise NotAChain("its blocks are given more than the running value: what weights before them make")
 
     @contextlib.contextmanager
     def _watch(self) -> Iterator[list[str]]:

@@ -41,16 +41,26 @@ def nans_like(value: torch.Tensor) -> torch.Tensor:
     return torch.full_like(value, math.nan, dtype=value.dtype if value.is_floating_point() else torch.float32)
 
 
-def has_nan(value: Any) -> bool:
-    """Whether there is a NaN in nested tuples, lists and dicts of tensors."""
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Those of nested tuples, lists and dicts."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        # The largest of values with a NaN is NaN, and finding it takes no memory.
-        return value.is_floating_point() and value.numel() > 0 and bool(value.amax().isnan())
-    if isinstance(value, Mapping):
-        return any(has_nan(item) for item in value.values())
-    return isinstance(value, tuple | list) and any(has_nan(item) for item in value)
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
+
+
+def has_nan(value: Any) -> bool:
+    """Whether there is a NaN in nested tuples, lists and dicts of tensors."""
+    # The largest of values with a NaN is NaN, and finding it takes no memory.
+    return any(t.is_floating_point() and t.numel() > 0 and bool(t.amax().isnan()) for t in tensors_in(value))
+
+
+def has_gradient(value: Any) -> bool:
+    """Whether a gradient would flow through one of nested tensors."""
+    return any(tensor.requires_grad for tensor in tensors_in(value))
 
 
 def to_device(value: Any, device: str) -> Any:

@@ -188,7 +188,7 @@ def _source(model: Model, files: Sequence[str | Path], *, evaluation: bool) -> T
             family = family_of(model.skeleton.empty)
             raise UsageError(
                 f"{model.source} does not read text",
-                f"it is {'a ' + family.NAME if family else type(model.skeleton.empty).__name__}",
+                f"it is {'a ' + family.name(model.skeleton.empty) if family else type(model.skeleton.empty).__name__}",
                 "give an .npz with x",
             )
         return source

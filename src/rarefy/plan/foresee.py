@@ -142,7 +142,8 @@ class _Foresight:
         """Noise for a segment's sites, for a step of 1."""
         taken = [site for site in sites if not self.method.declines(site)]
         made = {site.name: self.method.noise(site, _random(self.seed, site.name)) for site in taken}
-        return Visited({_noise(key): Dense.of(values, "BF16") for key, values in made.items()})
+        codes = {site.name: site.oriented(Dense.of(made[site.name], "BF16")) for site in taken}
+        return Visited({_noise(key): code for key, code in codes.items()})
 
     def sized(self, why: str) -> Foreseen:
         """Where the recipe's own budget leads. why: the divergence is not predicted, or ""."""

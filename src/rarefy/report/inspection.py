@@ -104,7 +104,7 @@ def inspected(source: str, model: Model, total: int) -> Inspection:
     found = Inspection(
         source=source,
         architecture=_architecture(model),
-        family=segments.family.NAME if segments.family else None,
+        family=segments.family.name(segments.module) if segments.family else None,
         weights=model.weights,
         bytes=total,
         parts=tuple(segments.blocks),

@@ -74,6 +74,8 @@ for name, shape, node, streams, told in (
     ("a sum of a sum", (9, 9), Node(6, (), (Node(2, (), (SUM,)), LOW)), [AB] * 11, "other codes than it may be"),
     ("a sum of two grids", (9, 9), Node(6, (), (GRID, GRID)), [AB] * 6, "other codes than it may be"),
     ("a scale that is scaled", (9, 9), Node(7, (1, 0), (Node(7, (1, 0), (DENSE, DENSE)), GRID)), [], "may not hold"),
+    ("a matrix turned twice", (9, 9), Node(9, (), (Node(9, (), (GRID,)),)), [AB] * 3, "may not hold"),
+    ("a turned vector", (9,), Node(9, (), (DENSE,)), [AB] * 2, "is of a matrix"),
     ("runs of no columns", (9, 9), Node(7, (0, 0), (DENSE, GRID)), [AB] * 5, "settings are off"),
     ("a grid whose scale is a grid", (2, 2), Node(1, (4, 2, 0, 0), (GRID,)), [AB] * 4, "scale is dense"),
 ):

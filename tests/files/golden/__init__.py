@@ -17,6 +17,7 @@ from rarefy.codes.factored import Factored
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.separable import Separable
 from rarefy.codes.summed import Sum
+from rarefy.codes.transposed import Transposed
 from rarefy.entropy import coder
 from rarefy.files import container, record
 from rarefy.files.head import Tiles, write_head
@@ -172,6 +173,7 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     ),
     "scaled_twice": lambda: (scaled_twice((20, 31), 8), "F32"),
     "scaled_columns": lambda: (scaled_columns((24, 6, 3, 3)), "BF16"),
+    "transposed": lambda: (Transposed(Sparse(keep((20, 31)), grid((20, 31), 4, 8, (20, 4), False, "F16"))), "F32"),
     "scaled_sparse": lambda: (Sparse(keep((20, 31)), scaled_twice((20, 31), 16)), "F32"),
 }
 
