@@ -32,6 +32,9 @@ T = TypeVar("T")
 SMALL: Final = 4096
 """Streams of no more symbols may also be coded in contexts, which need no table; slowly, but that is a millisecond."""
 
+_SPARSE: Final = 1 / 32
+"""Of streams that take fewer bytes a symbol the same is true: a table's law knows no empty rows and columns."""
+
 _WORTH: Final = 0.995
 """A coder must take off this much: bytes as they are decode at the speed of memory."""
 
@@ -45,15 +48,17 @@ def encode(code: Code, dtype: str, coder: str | None = None, threads: int = 1) -
 
     Raises UsageError for an unknown coder, FormatError for an unknown dtype.
     """
-    choices, tables_outweigh = [by_name(name) for name in choice(coder)], [by_name("context")]
+    choices, contexts = [by_name(name) for name in choice(coder)], by_name("context")
     coded = []
     for stream in code.streams():
         if coder is not None:
             coded.append(_shortest(stream, choices, threads))
         elif stream.symbols.size <= SMALL:
-            coded.append(_shortest(stream, choices + tables_outweigh, threads))
+            coded.append(_shortest(stream, [*choices, contexts], threads))
         else:
             coded.append(_likely(stream, choices, threads))
+            if coded[-1][0].coded < _SPARSE * stream.symbols.size:
+                coded[-1] = min(coded[-1], _encode(stream, contexts, threads), key=_size)
     head = write_head(code.shape, dtype_of(dtype).number, code.node(), [stream for stream, _ in coded])
     return b"".join([head, *(tile for _, tiles in coded for tile in tiles)])
 
@@ -122,8 +127,12 @@ def _shortest(stream: Stream, choices: Sequence[Coder], threads: int) -> _Coded:
     """Coded by the one with which it is shortest, found by trying: coders that adapt have no other estimate."""
     best = _encode(stream, choices[0], threads)
     for coder in choices[1:] if stream.symbols.size else ():
-        best = min(best, _encode(stream, coder, threads), key=lambda coded: coded[0].size)
+        best = min(best, _encode(stream, coder, threads), key=_size)
     return best
+
+
+def _size(coded: _Coded) -> int:
+    return coded[0].size
 
 
 def _encode(stream: Stream, best: Coder, threads: int) -> _Coded:

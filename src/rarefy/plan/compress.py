@@ -156,7 +156,7 @@ def recipe_of(
     recipe: Recipe | Method | Sequence[str] | None, exclude: tuple[str, ...], coder: str | None, limit: Budget | None
 ) -> Recipe:
     """What was given as a recipe, with what was said beside it."""
-    from rarefy.method import Method, PerTensor
+    from rarefy.method import Latent, Method, PerTensor
 
     if recipe is None:
         recipe = [] if limit is None else [DEFAULT]
@@ -167,7 +167,7 @@ def recipe_of(
     if not recipe.methods:
         raise UsageError("the recipe is empty", remedy="name a method, such as -m quantize.gptq:bits=4,group=64")
     methods = [
-        dataclasses.replace(m, exclude=(*m.exclude, *exclude)) if isinstance(m, PerTensor) else m
+        dataclasses.replace(m, exclude=(*m.exclude, *exclude)) if isinstance(m, PerTensor | Latent) else m
         for m in recipe.methods
     ]
     made = Recipe(tuple(methods), coder or recipe.coder)

@@ -18,7 +18,7 @@ from rarefy.evidence.statistics import moment_obstacle
 from rarefy.evidence.survey import SHARE
 from rarefy.families import Segments
 from rarefy.measure import memory
-from rarefy.method import PerTensor, Tuner
+from rarefy.method import Latent, PerTensor, Tuner
 from rarefy.model import shape_of
 from rarefy.units import human
 
@@ -96,7 +96,7 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
             spooled = max(spooled, (sum(values) + 2 * max(values)) * len(batches))
             disk += 2 * plan.coded()
             products += 3 * forward
-        tuned = (held + tuner.memory(model, evidence) for tuner in recipe.flat() if isinstance(tuner, Tuner))
+        tuned = (held + tuner.memory(model, evidence) for tuner in recipe.flat() if isinstance(tuner, Tuner | Latent))
         taken = max([taken, *tuned])
     # The codes are in the journal, in records for the container, and in OUT.
     seconds = products / _speed(dtype) + ROUNDING * plan.coded()
