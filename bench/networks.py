@@ -220,6 +220,13 @@ def resnet20() -> nn.Sequential:
     return _resnet(20)
 
 
+def resnet20_folded() -> nn.Module:
+    """ResNet-20 with its batch normalizations folded into the convolutions before them."""
+    from rarefy.families.folding import fold
+
+    return fold(resnet20())
+
+
 def resnet32() -> nn.Sequential:
     return _resnet(32)
 

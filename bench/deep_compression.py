@@ -1,0 +1,256 @@
+"""Deep Compression's tables, and what goes past them: LeNet-300-100, LeNet-5 and ResNet-20, whole files.
+
+    python bench/deep_compression.py                       every row and seed that is missing; goes on where it was
+    python bench/deep_compression.py 'lenet5/*'            of these rows only, by NETWORK/ROW
+    python bench/deep_compression.py --try lenet5 METHOD..  one recipe, measured on held-out images alone
+
+The originals are Caffe's LeNets and a CIFAR-10 ResNet, its batch normalizations folded, from $RAREFY_DATA. Settings
+were chosen with --try on the last 5,000 training images, which no recipe here trains on (the originals did). Bytes are
+those of the whole weight file; KL to the original and error are of the test images, which a row sees once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+import networks
+import rarefy
+from machine import machine, versions
+from rarefy.evidence.sources import read_arrays
+from rarefy.families.folding import fold
+from rarefy.report.progress import showing
+from rarefy.units import Interval
+
+HERE = Path(__file__).resolve().parent
+HELD_OUT = 5000
+PERCENT = ("error", "worse")
+SEEDS = {"lenet300": 5, "lenet5": 5, "resnet20": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe, as on the command line, and what its streams are written with."""
+
+    methods: tuple[str, ...]
+    coder: str = "archive"
+
+
+def rounds(pruned: list[dict[str, float]], shared: dict[str, int], epochs: list[float], learn: str) -> tuple[str, ...]:
+    """The paper's pipeline: prune and retrain, again, share weights, retrain.
+
+    pruned: of each round, pattern -> sparsity. shared: pattern -> bits. epochs: of each retraining. learn: settings.
+    """
+    words: list[str] = []
+    for sparsity, passes in zip(pruned, epochs, strict=False):
+        words += [f"prune.magnitude:sparsity={share},include=[{name}]" for name, share in sparsity.items()]
+        words.append(f"recover.retrain:epochs={passes},{learn}")
+    words += [f"quantize.kmeans:bits={bits},include=[{name}]" for name, bits in shared.items()]
+    return (*words, f"recover.retrain:epochs={epochs[-1]},{learn}")
+
+
+ROWS: dict[str, dict[str, Row]] = {
+    "lenet300": {
+        # The paper's densities: 8, 9 and 26 %.
+        "Deep Compression": Row(
+            rounds(
+                [
+                    {"ip1.weight": 0.8, "ip2.weight": 0.8, "ip3.weight": 0.5},
+                    {"ip1.weight": 0.92, "ip2.weight": 0.91, "ip3.weight": 0.74},
+                ],
+                {"ip*.weight": 5},
+                [10, 20, 10],
+                "soft=0.5,temperature=2,augment=shift",
+            ),
+            "huffman",
+        ),
+    },
+    "lenet5": {
+        # The paper's densities: 66, 12, 8 and 19 %; 8 bits for convolutions, 5 for the others.
+        "Deep Compression": Row(
+            rounds(
+                [
+                    {"conv1.weight": 0.2, "conv2.weight": 0.7, "ip1.weight": 0.8, "ip2.weight": 0.6},
+                    {"conv1.weight": 0.34, "conv2.weight": 0.88, "ip1.weight": 0.92, "ip2.weight": 0.81},
+                ],
+                {"conv*.weight": 8, "ip*.weight": 5},
+                [5, 10, 5],
+                "soft=0.5,temperature=2,augment=shift",
+            ),
+            "huffman",
+        ),
+    },
+    "resnet20": {
+        "Deep Compression": Row(
+            rounds(
+                [
+                    {"layer*.weight": 0.5},
+                    {"layer1*.weight": 0.65, "layer2*.weight": 0.7, "layer3*.weight": 0.75},
+                    {"layer1*.weight": 0.7, "layer2*.weight": 0.78, "layer3*.weight": 0.85},
+                ],
+                {"conv1.weight": 6, "layer*.weight": 4, "linear.weight": 5},
+                [4, 6, 10, 5],
+                "soft=0.5,temperature=2,augment=crop",
+            ),
+            "huffman",
+        ),
+    },
+}
+
+
+# ---- networks and data
+
+
+def source(network: str, cache: Path) -> str:
+    """What `rarefy compress` opens: a factory of this folder, and the original's weights."""
+    if network != "resnet20":
+        return f"networks:{network}@{networks.checkpoint(network)}"
+    folder = cache / "resnet20-folded"
+    if not folder.exists():
+        with networks.whole(folder) as work:
+            save_file(fold(networks.trained("resnet20")).state_dict(), work / "resnet20.safetensors")
+    return f"networks:resnet20_folded@{folder / 'resnet20.safetensors'}"
+
+
+def data(network: str, part: str, cache: Path) -> Path:
+    """An .npz with images and labels. part: train, all but the last 5,000 training images; held-out, these; test."""
+    name, (all_of_it, test) = (
+        ("cifar10", (networks.cifar10_train, networks.cifar10_test))
+        if network == "resnet20"
+        else ("mnist", (lambda: networks.mnist("train"), networks.mnist))
+    )
+    rows = slice(-HELD_OUT, None) if part == "held-out" else slice(None, -HELD_OUT)
+    if part == "test":
+        return networks.npz(cache, f"{name}-test", test)
+    return networks.npz(cache, f"{name}-{part}", lambda: {key: array[rows] for key, array in all_of_it().items()})
+
+
+# ---- stages
+
+
+def stage(network: str, row: Row, seed: int, part: str, work: Path, cache: Path) -> dict[str, Any]:
+    """Compress and measure, once: what is known of it by the same name is not done again."""
+    kept = beside(work)
+    asked = {"methods": list(row.methods), "coder": row.coder, "seed": seed, "part": part}
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        if {key: found[key] for key in asked} == asked:
+            return found
+    work.parent.mkdir(parents=True, exist_ok=True)
+    train = data(network, "train", cache)
+    model = rarefy.open(source(network, cache))
+    with showing() as progress:
+        made = rarefy.compress(
+            model, work, row.methods, coder=row.coder, data=[train], seed=seed, threads=1, progress=progress
+        )
+    figures = rarefy.evaluate(
+        rarefy.open(work).module(), read_arrays(data(network, part, cache)), against=model.module()
+    )
+    found = {
+        **asked,
+        "bytes": made.bytes,
+        "ratio": 4 * made.weights / made.bytes,
+        "error": wrong(figures.accuracy),
+        "original_error": wrong(figures.reference and figures.reference.accuracy),
+        "worse": wrong(figures.difference, 0.0),
+        "kl": figures.kl and figures.kl.as_json(),
+        "processor_s": round(made.cpu_seconds),
+    }
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def wrong(right: Interval | None, whole: float = 1.0) -> dict[str, float]:
+    """Percent that are wrong, from the share that is right; of a difference, with whole = 0."""
+    assert right is not None
+    ends = {"value": right.value, "low": right.high, "high": right.low}
+    return {name: round(100 * (whole - end), 3) for name, end in ends.items()}
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over seeds."""
+    figures = {
+        "bytes": [run["bytes"] for run in found],
+        "ratio": [run["ratio"] for run in found],
+        **{name: [run[name]["value"] for run in found] for name in ("error", "worse", "kl")},
+    }
+    return {
+        name: {"mean": float(np.mean(each)), "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else None}
+        for name, each in figures.items()
+    }
+
+
+def report(cache: Path) -> dict[str, Any]:
+    """All that has been measured."""
+    rows: dict[str, Any] = {}
+    for network, name, row in every_row():
+        files = [place(network, name, seed, cache) for seed in range(SEEDS[network])]
+        found = [json.loads(kept.read_text()) for kept in (beside(file) for file in files) if kept.exists()]
+        found = [run for run in found if run["methods"] == list(row.methods) and run["coder"] == row.coder]
+        if found:
+            runs = [
+                {key: run[key] for key in ("seed", "bytes", "ratio", *PERCENT, "kl", "processor_s")} for run in found
+            ]
+            said = {"methods": list(row.methods), "coder": row.coder, "original_error": found[0]["original_error"]}
+            rows.setdefault(network, {})[name] = {**said, "summary": summary(found), "runs": runs}
+    missing = [
+        f"{network}/{name}, seeds {len(rows.get(network, {}).get(name, {}).get('runs', []))} of {SEEDS[network]}"
+        for network, name, _ in every_row()
+        if len(rows.get(network, {}).get(name, {}).get("runs", [])) < SEEDS[network]
+    ]
+    return {"machine": machine(), "versions": versions("transformers"), "rows": rows, "missing": missing}
+
+
+def every_row() -> list[tuple[str, str, Row]]:
+    return [(network, name, row) for network, rows in ROWS.items() for name, row in rows.items()]
+
+
+def place(network: str, name: str, seed: int, cache: Path) -> Path:
+    """Where a row's artifact stands."""
+    return cache / "deep-compression" / f"{network}-{name.lower().replace(' ', '-')}-{seed}"
+
+
+def beside(artifact: Path) -> Path:
+    return artifact.with_name(f"{artifact.name}.json")
+
+
+def attempt(network: str, row: Row, seed: int, cache: Path) -> None:
+    """One recipe on held-out images: for choosing settings."""
+    digest = hashlib.sha256(repr((network, row, seed)).encode()).hexdigest()[:10]
+    found = stage(network, row, seed, "held-out", cache / "deep-compression" / f"try-{network}-{digest}", cache)
+    shown = {key: found[key] for key in ("bytes", "ratio", "error", "original_error", "kl", "processor_s")}
+    print(json.dumps(shown), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*", default=["*"], help="NETWORK/ROW; with --try, methods")
+    parser.add_argument("--try", dest="tried", choices=sorted(ROWS), help="measure one recipe on held-out images")
+    parser.add_argument("--coder", default="archive", help="of --try")
+    parser.add_argument("--seed", type=int, default=0, help="of --try")
+    parser.add_argument("--seeds", type=int, default=max(SEEDS.values()), help="of rows: at most so many")
+    parser.add_argument("--cache", type=Path, default=networks.CACHE)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "deep_compression.json")
+    asked = parser.parse_args()
+    if asked.tried:
+        attempt(asked.tried, Row(tuple(asked.patterns), asked.coder), asked.seed, asked.cache)
+        return
+    for network, name, row in every_row():
+        if not any(fnmatch(f"{network}/{name}", pattern) for pattern in asked.patterns):
+            continue
+        for seed in range(min(SEEDS[network], asked.seeds)):
+            found = stage(network, row, seed, "test", place(network, name, seed, asked.cache), asked.cache)
+            print(f"{network}/{name} {seed}: {found['bytes']:,} bytes, {found['error']['value']:.2f} %", flush=True)
+            asked.out.write_text(json.dumps(report(asked.cache), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
