@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rarefy.cli import compare, compress, evaluate, generate, inspect, methods, pack, plan, unpack, verify
+from rarefy.cli import compare, compress, evaluate, export, generate, inspect, methods, pack, plan, unpack, verify
 from rarefy.cli.guard import Guarded
 from rarefy.cli.options import examples
 
@@ -47,5 +47,5 @@ def verbs(
         raise typer.Exit
 
 
-for _verb in (inspect, plan, compress, evaluate, compare, generate, verify, pack, unpack, methods):
+for _verb in (inspect, plan, compress, evaluate, compare, generate, verify, pack, unpack, export, methods):
     app.command(epilog=_verb.EXAMPLES)(_verb.VERB)

@@ -48,7 +48,7 @@ def unpack(
 
 def _write_dense(model: str, folder: Path, threads: int | None) -> None:
     from rarefy.cli.session import opened, session
-    from rarefy.plan.write import unpack as write_dense
+    from rarefy.export.safetensors import unpack as write_dense
     from rarefy.report.progress import showing
 
     with session(threads), showing() as progress:

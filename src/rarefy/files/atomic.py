@@ -6,10 +6,11 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rarefy.errors import ResourceError
+from rarefy.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,31 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 part.unlink()
             raise
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, outside: Path | None = None) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its name when the block ends, and vanishes when it fails.
+
+    outside: a folder that it must not be in. Raises UsageError when `folder` exists or is in there, ResourceError
+    when it cannot be written.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} exists", remedy="choose another output, or remove it")
+    if outside is not None and outside.resolve() in folder.resolve().parents:
+        raise UsageError(f"{folder} lies inside {outside}", "all that is in there is carried along", "choose another")
+    fresh = folder.with_name(f".{folder.name}.part")
+    with writing(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        with writing(folder):
+            fresh.rename(folder)
+            sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

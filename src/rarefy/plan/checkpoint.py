@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rarefy.errors import FormatError, UsageError
-from rarefy.files.atomic import sync_folder, writing
 from rarefy.files.container import ALL
 from rarefy.files.directory import INDEX, SINGLE, read_index
 from rarefy.files.in_order import in_order
 from rarefy.files.safetensors import TensorFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 _CHUNK: Final = 1 << 20
 
@@ -98,28 +95,3 @@ def _line(file: TensorFile, name: str) -> bytes:
         file.read_into(name, at, part)
         sha.update(part)
     return json.dumps([name, entry.dtype, list(entry.shape), sha.hexdigest()]).encode() + b"\n"
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path, outside: Path | None = None) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its name when the block ends, and vanishes when it fails.
-
-    outside: a folder that it must not be in. Raises UsageError when `folder` exists or is in there, ResourceError
-    when it cannot be written.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder} exists", remedy="choose another output, or remove it")
-    if outside is not None and outside.resolve() in folder.resolve().parents:
-        raise UsageError(f"{folder} lies inside {outside}", "all that is in there is carried along", "choose another")
-    fresh = folder.with_name(f".{folder.name}.part")
-    with writing(folder):
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        with writing(folder):
-            fresh.rename(folder)
-            sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from rarefy.codes.dtypes import DTYPES
 from rarefy.errors import UsageError
 from rarefy.files import container, manifest
-from rarefy.files.atomic import canonical_json, write_bytes, writing
+from rarefy.files.atomic import canonical_json, whole_folder, write_bytes, writing
 from rarefy.files.directory import INDEX
 from rarefy.files.restoring import Stored, is_difference, restore
 from rarefy.files.spool import Spool
 from rarefy.files.windows import Coded, Part, choose_all, code
 from rarefy.measure import memory
 from rarefy.measure.rate import rate
-from rarefy.plan.checkpoint import Checkpoint, digest, whole_folder
+from rarefy.plan.checkpoint import Checkpoint, digest
 from rarefy.progress import Progress, Silent
 from rarefy.threads import cores
 

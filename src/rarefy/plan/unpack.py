@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from rarefy.codes.dtypes import DTYPES, dtype_of
 from rarefy.errors import FormatError, RarefyError, ResourceError, UsageError
 from rarefy.files import manifest
-from rarefy.files.atomic import replace_file, write_bytes, writing
+from rarefy.files.atomic import replace_file, whole_folder, write_bytes, writing
 from rarefy.files.container import Reader
 from rarefy.files.directory import INDEX
 from rarefy.files.restoring import Stored, is_difference, restore
 from rarefy.files.safetensors import Entry, parse_header, strict_json
-from rarefy.plan.checkpoint import Checkpoint, digest, whole_folder
+from rarefy.plan.checkpoint import Checkpoint, digest
 from rarefy.plan.pack import CONFIG, SECTION
 from rarefy.progress import Progress, Silent
 from rarefy.threads import cores
