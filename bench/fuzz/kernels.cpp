@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "planes.hpp"
 #include "rans.hpp"
 #include "tile.hpp"
+#include "window.hpp"
 
 namespace {
 
@@ -188,6 +190,43 @@ void tile_round(Input in) {
   require(out == symbols);
 }
 
+// Planes of tiles as they come, their checksums put right: all paths find the same elements, or the same damage.
+void window(Input in) {
+  const size_t width = size_t{1} << in.byte() % 4, n = in.pair() % 20000;
+  const bool rotate = in.byte() % 2;
+  std::vector<Bytes> data(width);
+  std::vector<std::vector<int64_t>> sizes(width), checks(width);
+  std::vector<CodedPlane> planes;
+  for (size_t p = 0; p < width; ++p) {
+    const size_t step = kBlock * (1 + in.byte() % 4);
+    for (size_t at = 0; at < n; at += step) {
+      const uint32_t kind = in.byte();
+      Bytes tile;
+      if (kind % 4 == 0) {
+        tile = in.take(in.pair() % 1024);
+      } else {  // a good one, of few bytes over and over
+        const Bytes part = in.take(1 + kind / 4);
+        Bytes symbols(std::min(step, n - at));
+        for (size_t i = 0; i < symbols.size(); ++i) symbols[i] = part.empty() ? 0 : part[i % part.size()];
+        encode_tile(symbols.data(), symbols.size(), tile);
+      }
+      sizes[p].push_back(int64_t(tile.size()));
+      checks[p].push_back(int64_t(crc32(tile.data(), tile.size(), Path::scalar)));
+      data[p].insert(data[p].end(), tile.begin(), tile.end());
+    }
+    planes.push_back({{data[p].data(), data[p].size()}, step, sizes[p].data(), checks[p].data()});
+  }
+  Bytes first;
+  std::optional<Place> met;
+  for (const Path path : paths()) {
+    Bytes elements(n * width);
+    const auto damage = decode_window(planes, n, rotate, elements.data(), path);
+    if (path == Path::scalar) met = damage, first = elements;
+    require(damage.has_value() == met.has_value());
+    require(damage ? damage->plane == met->plane && damage->tile == met->tile : elements == first);
+  }
+}
+
 void planes(Input in) {
   const size_t width = size_t{1} << in.byte() % 4;
   const bool rotate = in.byte() % 2;
@@ -197,7 +236,9 @@ void planes(Input in) {
   for (const Path path : paths()) {
     Bytes split(n * width), joined(n * width);
     split_planes(elements.data(), n, width, rotate, split.data(), path);
-    join_planes(split.data(), n, width, rotate, joined.data(), path);
+    std::vector<const uint8_t*> rows(width);
+    for (size_t p = 0; p < width; ++p) rows[p] = split.data() + p * n;
+    join_planes(rows.data(), n, width, rotate, joined.data(), path);
     require(std::equal(joined.begin(), joined.end(), elements.begin()));
     if (first.empty()) first = split;
     require(first == split);
@@ -230,7 +271,7 @@ void checks(Input in) {
 
 constexpr void (*kTargets[])(Input) = {rans,       rans_frequencies, huffman, context, context_round,
                                        tile,       tile_round,       planes,  difference, checks,
-                                       rans_given};
+                                       rans_given, window};
 
 }  // namespace
 

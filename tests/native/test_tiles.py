@@ -100,9 +100,63 @@ def test_planes(path: str, width: int, count: int) -> None:
         np.testing.assert_array_equal(back, elements)
 
 
+def coded(planes: np.ndarray, steps: list[int]) -> tuple[list, list, list]:
+    made = [rans_tiles.encode_tiles(plane, step) for plane, step in zip(planes, steps, strict=True)]
+    return [np.frombuffer(m[0], np.uint8) for m in made], [m[1] for m in made], [m[2] for m in made]
+
+
+@pytest.mark.parametrize("path", _kernels.paths())
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("count", [1, 4095, 8192, 30_001])
+def test_a_window_is_its_planes_decoded_and_joined(path: str, width: int, count: int) -> None:
+    """Planes that shrink (few lanes, all lanes) and planes that do not, with tiles of all lengths."""
+    planes = RNG.integers(0, 256, (width, count)).astype(np.uint8)
+    planes[::2] = np.rint(RNG.normal(100, 2, planes[::2].shape))
+    for rotate, steps in ((False, [4096, 8192] * 4), (True, [1 << 16, 4096] * 4), (True, [count] * 8)):
+        data, sizes, checks = coded(planes, steps[:width])
+        joined, out = np.empty((2, width * count), np.uint8)
+        _kernels.join_planes(planes, rotate, joined)
+        assert _kernels.decode_window(data, steps[:width], sizes, checks, rotate, out, path) is None
+        np.testing.assert_array_equal(out, joined)
+
+
+def test_damage_in_a_window_is_found_where_it_is() -> None:
+    planes = np.rint(RNG.normal(100, 2, (2, 20_000))).astype(np.uint8)
+    steps = [4096, 8192]
+    out = np.empty(planes.size, np.uint8)
+    for plane, tile in ((0, 0), (0, 4), (1, 2)):
+        data, sizes, checks = coded(planes, steps)
+        data[plane] = data[plane].copy()
+        data[plane][sizes[plane][:tile].sum() + 40] ^= 4
+        assert _kernels.decode_window(data, steps, sizes, checks, False, out) == (plane, tile)
+        own = data[plane][sizes[plane][:tile].sum() : sizes[plane][: tile + 1].sum()]
+        checks[plane][tile] = zlib.crc32(own)  # a wrong tile under a right checksum
+        assert _kernels.decode_window(data, steps, sizes, checks, False, out) == (plane, tile)
+        short = [d[:-1] for d in coded(planes, steps)[0]]
+        assert _kernels.decode_window(short, steps, sizes, coded(planes, steps)[2], False, out) in [(0, 4), (1, 2)]
+
+
+def test_windows_that_cannot_be_are_refused() -> None:
+    planes = np.zeros((2, 5000), np.uint8)
+    data, sizes, checks = coded(planes, [4096, 4096])
+    out = np.empty(10_000, np.uint8)
+    for bad in (
+        (data, [4096, 8192], sizes, checks, False, out),
+        (data, [4096, 0], sizes, checks, False, out),
+        (data, [4096, 4096], sizes, checks[:1], False, out),
+        (data, [4096, 4096], sizes, [checks[0], checks[1][:1]], False, out),
+        (data, [4096, 4096], sizes, checks, False, out[:-1]),
+        ([], [], [], [], False, out),
+        ([*data, data[0]], [4096] * 3, [*sizes, sizes[0]], [*checks, checks[0]], False, np.empty(15_000, np.uint8)),
+        (*(lambda d, s, c: (d, [1000, 1000], s, c))(*coded(planes, [1000, 1000])), False, out),
+    ):
+        with pytest.raises(ValueError, match="differ|number|whole|wide"):
+            _kernels.decode_window(*bad)
+
+
 @pytest.mark.parametrize("path", _kernels.paths())
 def test_crc32_is_zlibs(path: str) -> None:
     data = RNG.integers(0, 256, 5000).astype(np.uint8)
-    for size in [*range(200), 1024, 4999]:
+    for size in [*range(200), *range(250, 600), 1024, 4999]:
         assert _kernels.crc32(data[:size], path) == zlib.crc32(data[:size])
     assert crc32(b"123456789") == 0xCBF43926

@@ -27,6 +27,9 @@ MAX_SYMBOLS: Final = 1 << 18
 SAMPLE: Final = 1 << 16
 """The fewest, and those by which the number is chosen."""
 
+BLOCK: Final = 1 << 12
+"""Symbols by which planes are decoded together."""
+
 
 class RansTiles:
     """The coder `rans_tiles`: a static table a tile."""
@@ -68,12 +71,20 @@ def encode_tiles(symbols: NDArray[np.uint8], step: int) -> tuple[bytes, NDArray[
     return _kernels.encode_tiles(symbols, step, sizes, checks), sizes, checks
 
 
-def decode_tiles(
-    data: NDArray[np.uint8], step: int, sizes: NDArray[np.int64], checks: NDArray[np.int64], out: NDArray[np.uint8]
-) -> int | None:
-    """Fill `out` from what `encode_tiles` made; the number of the first tile that is damaged, if one is."""
-    damaged = _kernels.decode_tiles(data, step, sizes, checks, out)
-    return None if damaged < 0 else damaged
+def decode_window(
+    data: list[NDArray[np.uint8]],
+    steps: list[int],
+    sizes: list[NDArray[np.int64]],
+    checks: list[NDArray[np.int64]],
+    rotate: bool,
+    out: NDArray[np.uint8],
+) -> tuple[int, int] | None:
+    """Fill `out` with elements from what `encode_tiles` made of each of their byte planes, the highest first.
+
+    rotate: elements are rotated right by one bit. Steps are multiples of BLOCK, unless one tile is all of its plane.
+    The plane and the tile in it that were first found damaged, if any; `out` is undefined then.
+    """
+    return _kernels.decode_window(data, steps, sizes, checks, rotate, out)
 
 
 def tile_symbols(symbols: NDArray[np.uint8]) -> int:

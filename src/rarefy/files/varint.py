@@ -26,31 +26,34 @@ class Cursor:
 
     def __init__(self, data: bytes | memoryview, what: str, at: int = 0) -> None:
         self.data = memoryview(data)
+        self.end = len(data)
         self.what = what
         self.at = at
 
     @property
     def left(self) -> int:
         """Bytes not yet read."""
-        return len(self.data) - self.at
+        return self.end - self.at
 
     def varint(self) -> int:
         """The next integer."""
-        data, at, value = self.data, self.at, 0
-        for shift in range(0, 63, 7):
-            if at >= len(data):
-                raise FormatError(f"{self.what} ends early")
+        data, at, value, shift = self.data, self.at, 0, 0
+        while at < self.end:
             byte = data[at]
             at += 1
-            value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 self.at = at
-                return value
-        raise FormatError(f"{self.what} has an integer that is too large")
+                return value | byte << shift
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift == 63:
+                raise FormatError(f"{self.what} has an integer that is too large")
+        raise FormatError(f"{self.what} ends early")
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
-        if count > self.left:
+        start, end = self.at, self.at + count
+        if end > self.end:
             raise FormatError(f"{self.what} ends early")
-        self.at += count
-        return bytes(self.data[self.at - count : self.at])
+        self.at = end
+        return bytes(self.data[start:end])

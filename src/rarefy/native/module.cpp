@@ -1,11 +1,15 @@
 // Python bindings. Shapes are checked here, values in the kernels; every kernel runs without the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "context.hpp"
 #include "crc.hpp"
@@ -15,6 +19,7 @@
 #include "planes.hpp"
 #include "rans.hpp"
 #include "tile.hpp"
+#include "window.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -172,26 +177,26 @@ nb::bytes bind_encode_tiles(Vector<const uint8_t> symbols, size_t step, Vector<i
   return nb::bytes(tiles.data(), tiles.size());
 }
 
-// The first tile that is damaged, or -1; out's contents are undefined after one.
-int64_t bind_decode_tiles(Vector<const uint8_t> data, size_t step, Vector<const int64_t> sizes,
-                          Vector<const int64_t> checks, Vector<uint8_t> out) {
-  const size_t n = out.size();
-  require(step > 0 && sizes.size() == n / step + (n % step != 0), "there is another number of tiles");
-  require(checks.size() == sizes.size(), "sizes and checks differ in length");
-  nb::gil_scoped_release release;
-  size_t from = 0;
-  for (size_t i = 0, at = 0; at < n; ++i, at += step) {
-    const size_t size = size_t(sizes.data()[i]);
-    if (size > data.size() - from) return int64_t(i);
-    if (crc32(data.data() + from, size, best_path()) != uint64_t(checks.data()[i])) return int64_t(i);
-    try {
-      decode_tile({data.data() + from, size}, out.data() + at, std::min(step, n - at));
-    } catch (const std::invalid_argument&) {
-      return int64_t(i);
-    }
-    from += size;
+// Tiles of each plane, as bind_encode_tiles makes them, to elements. The plane and tile of the first damage, if any;
+// the elements are undefined after it.
+std::optional<std::pair<size_t, size_t>> bind_decode_window(
+    const std::vector<Vector<const uint8_t>>& data, const std::vector<size_t>& steps,
+    const std::vector<Vector<const int64_t>>& sizes, const std::vector<Vector<const int64_t>>& checks, bool rotate,
+    Vector<uint8_t> elements, const std::string& path) {
+  const size_t width = data.size();
+  require(steps.size() == width && sizes.size() == width && checks.size() == width, "the planes differ in number");
+  require(width > 0 && elements.size() % width == 0, "there is no whole number of elements");
+  const size_t n = elements.size() / width;
+  std::vector<CodedPlane> planes;
+  for (size_t p = 0; p < width; ++p) {
+    require(steps[p] > 0 && sizes[p].size() == n / steps[p] + (n % steps[p] != 0), "there is another number of tiles");
+    require(checks[p].size() == sizes[p].size(), "sizes and checks differ in length");
+    planes.push_back({{data[p].data(), data[p].size()}, steps[p], sizes[p].data(), checks[p].data()});
   }
-  return -1;
+  nb::gil_scoped_release release;
+  const auto damage = decode_window(planes, n, rotate, elements.data(), path_from(path));
+  if (!damage) return std::nullopt;
+  return std::pair{damage->plane, damage->tile};
 }
 
 nb::bytes bind_encode_tile(Vector<const uint8_t> symbols) {
@@ -229,7 +234,9 @@ void bind_join(Matrix<const uint8_t> planes, bool rotate, Vector<uint8_t> elemen
   const size_t width = planes.shape(0), n = planes.shape(1);
   require(elements.size() == width * n, "planes and elements differ in size");
   nb::gil_scoped_release release;
-  join_planes(planes.data(), n, width, rotate, elements.data(), path_from(path));
+  std::vector<const uint8_t*> rows(width);
+  for (size_t p = 0; p < width; ++p) rows[p] = planes.data() + p * n;
+  join_planes(rows.data(), n, width, rotate, elements.data(), path_from(path));
 }
 
 // undo: `from` holds differences, else values.
@@ -262,7 +269,8 @@ NB_MODULE(_kernels, m) {
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
   m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
-  m.def("decode_tiles", bind_decode_tiles, "data"_a, "step"_a, "sizes"_a, "checks"_a, "out"_a);
+  m.def("decode_window", bind_decode_window, "data"_a, "steps"_a, "sizes"_a, "checks"_a, "rotate"_a, "elements"_a,
+        "path"_a = "");
   m.def("decode_tile", bind_decode_tile, "data"_a, "out"_a);
   m.def("tile_bytes", bind_tile_bytes, "symbols"_a);
   m.def("crc32", bind_crc32, "data"_a, "path"_a = "");

@@ -14,7 +14,7 @@ namespace {
 #define RAREFY_INLINE inline
 #endif
 
-constexpr size_t kBlock = 1024;
+constexpr size_t kPart = 1024;
 
 // Files are little-endian, and so are nearly all machines.
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -44,9 +44,9 @@ RAREFY_INLINE void store(uint8_t* to, const T* from, size_t count) {
 template <class T>
 RAREFY_INLINE void split(const uint8_t* elements, size_t n, bool rotate, uint8_t* planes) {
   constexpr size_t W = sizeof(T);
-  T block[kBlock];
-  for (size_t at = 0; at < n; at += kBlock) {
-    const size_t count = std::min(kBlock, n - at);
+  T block[kPart];
+  for (size_t at = 0; at < n; at += kPart) {
+    const size_t count = std::min(kPart, n - at);
     load(block, elements + W * at, count);
     if (rotate)
       for (size_t i = 0; i < count; ++i) block[i] = T(T(block[i] << 1) | T(block[i] >> (8 * W - 1)));
@@ -58,15 +58,16 @@ RAREFY_INLINE void split(const uint8_t* elements, size_t n, bool rotate, uint8_t
 }
 
 template <class T>
-RAREFY_INLINE void join(const uint8_t* planes, size_t n, bool rotate, uint8_t* elements) {
+RAREFY_INLINE void join(const uint8_t* const* planes, size_t n, bool rotate, uint8_t* elements) {
   constexpr size_t W = sizeof(T);
-  T block[kBlock];
-  for (size_t at = 0; at < n; at += kBlock) {
-    const size_t count = std::min(kBlock, n - at);
-    const uint8_t* from = planes + at;
+  T block[kPart];
+  for (size_t at = 0; at < n; at += kPart) {
+    const size_t count = std::min(kPart, n - at);
+    const uint8_t* from[W];
+    for (size_t p = 0; p < W; ++p) from[p] = planes[p] + at;
     for (size_t i = 0; i < count; ++i) {
       T value = 0;
-      for (size_t p = 0; p < W; ++p) value = T(value | T(T(from[p * n + i]) << (8 * (W - 1 - p))));
+      for (size_t p = 0; p < W; ++p) value = T(value | T(T(from[p][i]) << (8 * (W - 1 - p))));
       block[i] = value;
     }
     if (rotate)
@@ -83,7 +84,7 @@ RAREFY_INLINE void split_any(const uint8_t* e, size_t n, size_t width, bool rota
     default: return split<uint64_t>(e, n, rotate, planes);
   }
 }
-RAREFY_INLINE void join_any(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
+RAREFY_INLINE void join_any(const uint8_t* const* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
   switch (width) {
     case 1: return join<uint8_t>(planes, n, rotate, e);
     case 2: return join<uint16_t>(planes, n, rotate, e);
@@ -99,20 +100,20 @@ RAREFY_AVX2 void split_avx2(const uint8_t* e, size_t n, size_t width, bool rotat
 RAREFY_AVX512 void split_avx512(const uint8_t* e, size_t n, size_t width, bool rotate, uint8_t* planes) {
   split_any(e, n, width, rotate, planes);
 }
-RAREFY_AVX512 void join_avx512(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
+RAREFY_AVX512 void join_avx512(const uint8_t* const* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
   join_any(planes, n, width, rotate, e);
 }
-RAREFY_AVX2 void join_avx2(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
+RAREFY_AVX2 void join_avx2(const uint8_t* const* planes, size_t n, size_t width, bool rotate, uint8_t* e) {
   join_any(planes, n, width, rotate, e);
 }
 #endif
+
+}  // namespace
 
 void check_width(size_t width) {
   if (width != 1 && width != 2 && width != 4 && width != 8)
     throw std::invalid_argument("elements are not 1, 2, 4 or 8 bytes wide");
 }
-
-}  // namespace
 
 void split_planes(const uint8_t* elements, size_t n, size_t width, bool rotate, uint8_t* planes, Path path) {
   check_width(width);
@@ -124,7 +125,7 @@ void split_planes(const uint8_t* elements, size_t n, size_t width, bool rotate, 
   split_any(elements, n, width, rotate, planes);
 }
 
-void join_planes(const uint8_t* planes, size_t n, size_t width, bool rotate, uint8_t* elements, Path path) {
+void join_planes(const uint8_t* const* planes, size_t n, size_t width, bool rotate, uint8_t* elements, Path path) {
   check_width(width);
 #if RAREFY_X86
   if (path == Path::avx512) return join_avx512(planes, n, width, rotate, elements);

@@ -117,6 +117,27 @@ struct DecodeRun {
 using DecodeKernel = void (*)(DecodeRun&, const DecodeTable&);
 DecodeKernel decode_kernel_x86(size_t lanes, Layout layout, Path path);  // nullptr: none
 
+// A stream, some symbols at a time. Throws std::invalid_argument where it is found not to be one.
+class Decoder {
+ public:
+  Decoder(Span data, const DecodeTable& table, size_t lanes, Path path);  // the table outlives it
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+  // The next n symbols; n is a multiple of the lanes for all but the last.
+  void take(uint8_t* out, size_t n, const uint8_t* given = nullptr);
+  void end() const;
+
+ private:
+  void take_copy();
+  const DecodeTable& table_;
+  const size_t lanes_;
+  const DecodeKernel kernel_;
+  uint32_t states_[kMaxLanes];
+  const uint8_t *words_, *end_;
+  uint8_t last_[2 * kMaxStep] = {};  // the last words, where it is harmless that kernels read ahead of what they use
+  bool copied_ = false;
+};
+
 // Throws std::invalid_argument when `data` is not exactly one stream of n symbols.
 void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n);
 void decode_given(Span data, Tables tables, int bits, size_t lanes, Path path, uint8_t* out, size_t n);

@@ -106,40 +106,61 @@ void decode_tail(DecodeRun& run, const uint8_t* end, const DecodeTable& table, s
   }
 }
 
+DecodeKernel kernel_for(size_t lanes, Layout layout, Path path) {
+  const DecodeKernel kernel = decode_kernel_x86(lanes, layout, path);
+  return kernel ? kernel : scalar_kernel(lanes, layout);
+}
+
 void decode_with(Span data, const DecodeTable& table, const uint8_t* given, size_t lanes, Path path, uint8_t* out,
                  size_t n) {
-  uint32_t states[kMaxLanes];
-  load_states(data, lanes, states);
-  DecodeKernel kernel = decode_kernel_x86(lanes, table.layout, path);
-  if (!kernel) kernel = scalar_kernel(lanes, table.layout);
-
-  const uint8_t* end = data.data + data.size;
-  DecodeRun run{states, data.data + 4 * lanes, nullptr, given, out, n / lanes};
-  if (table.only >= 0) {
-    std::fill_n(out, n, uint8_t(table.only));
-    run.steps = n = 0;
-  }
-  if (size_t(end - run.words) >= kMaxStep) {
-    run.limit = end - kMaxStep;
-    kernel(run, table);
-  }
-  // Kernels read ahead of what they use: the last words are copied to where that is harmless.
-  uint8_t last[2 * kMaxStep] = {};
-  if (run.steps) {
-    const size_t left = size_t(end - run.words);
-    std::memcpy(last, run.words, left);
-    run.words = last;
-    end = run.limit = last + left;
-    kernel(run, table);
-    if (run.words > end) refuse("is truncated");
-  }
-  decode_tail(run, end, table, n % lanes);
-  if (run.words != end) refuse("has bytes left over");
-  for (size_t j = 0; j < lanes; ++j)
-    if (states[j] != kLower) refuse("is damaged: a lane does not end in its initial state");
+  Decoder decoder(data, table, lanes, path);
+  decoder.take(out, n, given);
+  decoder.end();
 }
 
 }  // namespace
+
+Decoder::Decoder(Span data, const DecodeTable& table, size_t lanes, Path path)
+    : table_(table), lanes_(lanes), kernel_(kernel_for(lanes, table.layout, path)) {
+  load_states(data, lanes, states_);
+  words_ = data.data + 4 * lanes;
+  end_ = data.data + data.size;
+  if (size_t(end_ - words_) < kMaxStep) take_copy();
+}
+
+void Decoder::take_copy() {
+  const size_t left = size_t(end_ - words_);
+  std::memcpy(last_, words_, left);
+  words_ = last_;
+  end_ = last_ + left;
+  copied_ = true;
+}
+
+void Decoder::take(uint8_t* out, size_t n, const uint8_t* given) {
+  if (table_.only >= 0) {
+    std::fill_n(out, n, uint8_t(table_.only));
+    return;
+  }
+  DecodeRun run{states_, words_, copied_ ? end_ : end_ - kMaxStep, given, out, n / lanes_};
+  kernel_(run, table_);
+  words_ = run.words;
+  if (run.steps && !copied_) {
+    take_copy();
+    run.words = words_;
+    run.limit = end_;
+    kernel_(run, table_);
+    words_ = run.words;
+  }
+  if (words_ > end_) refuse("is truncated");
+  decode_tail(run, end_, table_, n % lanes_);
+  words_ = run.words;
+}
+
+void Decoder::end() const {
+  if (words_ != end_) refuse("has bytes left over");
+  for (size_t j = 0; j < lanes_; ++j)
+    if (states_[j] != kLower) refuse("is damaged: a lane does not end in its initial state");
+}
 
 void decode(Span data, Frequencies freqs, int bits, size_t lanes, Path path, uint8_t* out, size_t n) {
   check_lanes(lanes);

@@ -248,7 +248,7 @@ size_t encode_tile(const uint8_t* symbols, size_t n, std::vector<uint8_t>& out) 
   return out.size() - start;
 }
 
-void decode_tile(Span data, uint8_t* out, size_t n) {
+TileDecoder::TileDecoder(Span data, size_t n, Path path) {
   if (data.size == 0) refuse("it is empty");
   size_t head = data.data[0], at = 1;
   if (head > 127) {
@@ -259,12 +259,33 @@ void decode_tile(Span data, uint8_t* out, size_t n) {
   if (head > data.size - at) refuse("it is truncated");
   if (head == 0) {
     if (data.size - at != n) refuse("its raw symbols have another number");
-    if (n) std::memcpy(out, data.data + at, n);
+    raw_ = data.data + at;
     return;
   }
   const Table table = read_table({data.data + at, head});
   at += head;
-  decode({data.data + at, data.size - at}, {table.freqs, 256}, table.bits, table.lanes, best_path(), out, n);
+  table_ = decode_table({table.freqs, 256}, table.bits);
+  stream_.emplace(Span{data.data + at, data.size - at}, table_, table.lanes, path);
+}
+
+const uint8_t* TileDecoder::take(size_t n, uint8_t* room) {
+  if (!stream_) {
+    raw_ += n;
+    return raw_ - n;
+  }
+  stream_->take(room, n);
+  return room;
+}
+
+void TileDecoder::end() const {
+  if (stream_) stream_->end();
+}
+
+void decode_tile(Span data, uint8_t* out, size_t n) {
+  TileDecoder tile(data, n, best_path());
+  const uint8_t* symbols = tile.take(n, out);
+  if (n && symbols != out) std::memcpy(out, symbols, n);
+  tile.end();
 }
 
 }  // namespace rarefy
