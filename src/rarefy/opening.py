@@ -75,7 +75,7 @@ def _directory(path: Path) -> Model:
             f"{path} has no safetensors", why, "load it with transformers and save_pretrained it to a new directory"
         )
     tensors = TensorDirectory(path)
-    skeleton = TransformersSkeleton.at(path, [math.prod(entry.shape) for entry in tensors.entries.values()])
+    skeleton = TransformersSkeleton.at(path, {name: math.prod(entry.shape) for name, entry in tensors.entries.items()})
     configs.refuse_quantized(configs.read(path), path)
     return _dense(skeleton, tensors, str(path))
 
@@ -117,7 +117,7 @@ def _artifact(path: Path, module: nn.Module | None) -> Model:
     if module is not None:
         skeleton = ModuleSkeleton(module)
     elif kind == "transformers":
-        skeleton = TransformersSkeleton.at(path, [math.prod(head.shape) for head in heads.values()])
+        skeleton = TransformersSkeleton.at(path, {name: math.prod(head.shape) for name, head in heads.items()})
     elif kind == "factory":
         # What a file names is never imported: only the user can say which code to run.
         factory = described.get("factory")

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -21,13 +22,15 @@ from rarefy.files import config as configs
 from rarefy.files.atomic import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
     from torch import nn
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".ot"}
 """Files that hold weights in some form: never side files of an artifact."""
+
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 _PARAMETERS = 2
 """How often a parameter may be registered while its network is built: replaced, shared, moved."""
@@ -130,23 +133,28 @@ class TransformersSkeleton(Skeleton):
     """A network that transformers builds from a config.json; never from remote code.
 
     tensors: of the weight files; a network that registers many more parameters is not built to its end.
+    apart: the files hold experts one by one, and so does the network (see `experts`).
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path | None, tensors: int | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], folder: Path | None, tensors: int | None = None, apart: bool = False
+    ) -> None:
         self._config = {k: v for k, v in config.items() if k != "quantization_config"}
         self.folder = folder
         self.tensors = tensors
+        self.apart = apart
 
     @classmethod
-    def at(cls, folder: Path, sizes: Collection[int] | None = None) -> TransformersSkeleton:
+    def at(cls, folder: Path, sizes: Mapping[str, int] | None = None) -> TransformersSkeleton:
         """From `folder`/config.json. sizes: elements of each tensor in the weight files, to which it is held.
 
         Raises FormatError.
         """
         config = configs.read(folder)
-        if sizes is not None:
-            configs.check(config, len(sizes), sum(sizes))
-        return cls(config, folder, None if sizes is None else len(sizes))
+        if sizes is None:
+            return cls(config, folder)
+        configs.check(config, len(sizes), sum(sizes.values()))
+        return cls(config, folder, len(sizes), apart=any(map(_ONE_EXPERT.search, sizes)))
 
     def config(self) -> dict[str, Any]:
         return self._config
@@ -183,6 +191,8 @@ class TransformersSkeleton(Skeleton):
         from accelerate import init_empty_weights
         from transformers.initialization import no_init_weights
 
+        from rarefy.experts import take_apart
+
         kind = getattr(transformers, self.architecture, None)
         if kind is None or not hasattr(kind, "from_pretrained"):
             raise RarefyError(
@@ -195,6 +205,8 @@ class TransformersSkeleton(Skeleton):
             config.dtype = None
             with _at_most(self.tensors), no_init_weights(), init_empty_weights(include_buffers=False):
                 module = kind(config)
+                if self.apart:
+                    take_apart(module)
             module.tie_weights()
         except RarefyError:
             raise

@@ -72,7 +72,7 @@ class UnitEmbedding(OutputLaw):
     """
 
     def read(self, output: Any) -> torch.Tensor:
-        found = _tensor(output, "sentence_embedding", "last_hidden_state")
+        found = _tensor(output, "sentence_embedding", "text_embeds", "image_embeds", "last_hidden_state")
         if found.dim() == 3:
             return found.mean(1)
         return found.mean((2, 3)) if found.dim() == 4 else found

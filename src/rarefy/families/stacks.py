@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 MAJOR = 1 / 8
 """A list that holds less of the weights belongs to what runs before or after the blocks."""
 
-EMBEDDINGS = ("Model", "WithProjection")
-"""How transformers calls networks that end in hidden states, or in a projection of them."""
-
 
 class Stacks:
     ORDER: ClassVar[int] = 2
@@ -37,7 +34,8 @@ class Stacks:
         return [f"{found[0]}.{name}" for name, _ in module.get_submodule(found[0]).named_children()]
 
     def law(self, module: nn.Module) -> Law:
-        if getattr(module, "base_model", None) is module or type(module).__name__.endswith(EMBEDDINGS):
+        projected = type(module).__name__.endswith("WithProjection")
+        if projected or getattr(module, "base_model", None) is module:
             return "embedding"
         return (
             "gaussian" if getattr(getattr(module, "config", None), "problem_type", None) == "regression" else "softmax"
