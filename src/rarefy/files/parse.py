@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Final
 
@@ -78,6 +77,7 @@ class _Reader:
 
     def __init__(self, data: memoryview, at: int) -> None:
         self.cursor = Cursor(data, "the head", at)
+        self.coders = {coder.ID for coder in coders().values()}
 
     def head(self, size: int) -> Head:
         shape, dtype = self.shape()
@@ -102,7 +102,7 @@ class _Reader:
 
     def stream(self, before: int) -> Tiles:
         coder, flags = divmod(self.cursor.varint(), 4)
-        if coder not in _coders():
+        if coder not in self.coders:
             raise FormatError(f"coder {coder} is not known to this version", remedy=_NEWER)
         count = self.cursor.varint() if flags & COUNT else before
         model = self.cursor.take(self.cursor.varint()) if coder != RAW else b""
@@ -126,12 +126,6 @@ class _Reader:
             sizes.append(min(symbols, count - tile * symbols) if coder == RAW else cursor.varint())
             checks.append(int.from_bytes(cursor.take(4), "little"))
         return Tiles(coder, count, model, symbols, tuple(sizes), tuple(checks))
-
-
-@functools.cache
-def _coders() -> frozenset[int]:
-    """The numbers of those known."""
-    return frozenset(coder.ID for coder in coders().values())
 
 
 def _expect_tile(symbols: int) -> None:
