@@ -11,6 +11,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from rarefy.errors import UsageError
+from rarefy.processes import beside
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -35,7 +36,9 @@ def _quota() -> float:
 
 @contextlib.contextmanager
 def numerical_threads(threads: int | None) -> Iterator[int]:
-    """Fix the threads of numerical libraries inside the block to `threads` (default: the cores); yields the number.
+    """Fix the threads of numerical libraries inside the block to `threads`; yields the number.
+
+    Unless told they are the cores, shared with the other processes that torchrun started on this machine.
 
     torch, which does the large products, uses them all. NumPy's BLAS keeps to one: it is left with vectors, where
     waking a second thread costs more than it brings, and ruins everything on a busy machine.
@@ -43,7 +46,7 @@ def numerical_threads(threads: int | None) -> Iterator[int]:
     import scipy.linalg  # noqa: F401 - brings a BLAS of its own, and only a library that is loaded can be limited
     import torch
 
-    count = cores() if threads is None else threads
+    count = max(1, cores() // beside()) if threads is None else threads
     if count < 1:
         raise UsageError(f"threads={count}", "it must be at least 1")
     before = torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rarefy.errors import RarefyError
+from rarefy.errors import RarefyError, UsageError
+from rarefy.processes import rank
 
 TRACEBACK = "RAREFY_TRACEBACK"
 """Environment variable that lets errors through with their traceback."""
@@ -59,9 +61,17 @@ class Guarded(TyperGroup):
 
 
 def guarded(run: Callable[[], Any]) -> int:
-    """The exit status of `run`, its error told in one line."""
+    """The exit status of `run`, its error told in one line.
+
+    Of several processes the first alone speaks, but for errors that only another one has.
+    """
     try:
-        status = run()
+        with contextlib.ExitStack() as stack:
+            if rank():
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            status = run()
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read us has enough; the interpreter's own flush at exit must not complain either.
@@ -73,7 +83,10 @@ def guarded(run: Callable[[], Any]) -> int:
         if os.environ.get(TRACEBACK):
             raise
         line, status = told(error)
-        say(line)
+        if not rank():
+            say(line)
+        elif status != UsageError.status:  # what was asked wrongly was so of all
+            say(f"process {rank()}: {line}")
         return status
     if status == INTERRUPTED:
         say("interrupted; run the same command again to go on")

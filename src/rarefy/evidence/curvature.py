@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rarefy.evidence.statistics import Moment, MomentGatherer, Statistic, moment_obstacle, unfold
+from rarefy.processes import Processes
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +96,10 @@ def curvature_obstacle(layer: nn.Module) -> str:
 class CurvatureGatherer:
     """Sums what a backward pass through a segment shows of its layers."""
 
-    def __init__(self, module: nn.Module, paths: Sequence[str]) -> None:
-        """paths: of linear layers, convolutions and embeddings. Weights need no gradient."""
+    def __init__(self, module: nn.Module, paths: Sequence[str], processes: Processes | None = None) -> None:
+        """paths: of linear layers, convolutions and embeddings. Weights need no gradient. processes: those that see
+        the other micro-batches."""
+        self._processes = processes or Processes()
         self.examples = 0  # of the micro-batch where each has one law, else 0; to be set before it
         self._layers = {path: module.get_submodule(path) for path in paths}
         self._obstacles = {path: curvature_obstacle(layer) for path, layer in self._layers.items()}
@@ -105,7 +108,8 @@ class CurvatureGatherer:
         self._heads: set[str] = set()
         self._outputs: list[tuple[torch.Tensor, str, Any]] = []
         seen = [path for path, obstacle in self._obstacles.items() if not obstacle]
-        self._moments = MomentGatherer(module, {path: (path,) for path in seen if not self._is_lookup(path)})
+        multiplied = {path: (path,) for path in seen if not self._is_lookup(path)}
+        self._moments = MomentGatherer(module, multiplied, self._processes)
         self._handles = [
             self._layers[path].register_forward_hook(functools.partial(self._see, path), with_kwargs=True)
             for path in seen
@@ -173,13 +177,19 @@ class CurvatureGatherer:
         self._moments.next_batch()
         self._outputs.clear()
 
-    def close(self, laws: int) -> tuple[dict[str, Kronecker | str], dict[str, Moment | str]]:
-        """Remove the hooks; of every path its curvature and its inputs' second moment, or why it has none. laws: how
-        many were probed."""
+    def remove(self) -> None:
+        """Look no longer."""
         for handle in self._handles:
             handle.remove()
+        self._moments.remove()
+
+    def gathered(self, laws: int) -> tuple[dict[str, Kronecker | str], dict[str, Moment | str]]:
+        """Of every path its curvature and its inputs' second moment over the micro-batches of all processes, or why
+        it has none. laws: how many this one probed."""
+        self._rows, self._metrics = self._processes.sum(self._rows), self._processes.sum(self._metrics)
+        laws = sum(self._processes.gather(laws))
         moments: dict[str, Moment | str] = {path: moment_obstacle(layer) for path, layer in self._layers.items()}
-        moments |= self._moments.close()
+        moments |= self._moments.moments()
         return {path: self._kronecker(path, moments[path], laws) for path in self._layers}, moments
 
     def _kronecker(self, path: str, moment: Moment | str, laws: int) -> Kronecker | str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rarefy.errors import UsageError
+from rarefy.processes import Processes
 from rarefy.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Evidence:
     labels: (n,) int64 classes, or (n, ...) float32 targets of a regression, in the order of the inputs; None when
         there are none.
     batch: examples of a micro-batch; 0: as many as compute at full speed.
+    processes: those that share the passes over the inputs, all of which see one journal.
     """
 
     inputs: NDArray[Any] | Callable[[], NDArray[Any]] | None = None
@@ -82,6 +84,7 @@ class Evidence:
     progress: Progress = field(default_factory=Silent)
     labels: NDArray[Any] | None = None
     batch: int = 0
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -10,11 +10,12 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rarefy.evidence.sites import Visit, Visited
+from rarefy.evidence.sites import Gathered, Visit, Visited, sites
 from rarefy.evidence.spool import Spool
 from rarefy.families.segments import Call
 from rarefy.families.values import NotAChain, model_inputs, to_device
 from rarefy.model import decoded_by_name
+from rarefy.processes import Processes
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +29,33 @@ if TYPE_CHECKING:
 class Passes(ABC):
     """What a pass forwards and one backwards share.
 
+    processes: those that share the micro-batches. numbers: of the micro-batches that are this one's, `batches`.
     calls: per micro-batch, what each block is called with beside the running value.
     codes: what a finished segment made stands before what was there; nothing is read until it is asked for.
     """
 
     def __init__(
-        self, model: Model, segments: Segments, evidence: Evidence, visit: Visit, name: str, share: int = 1
+        self,
+        model: Model,
+        segments: Segments,
+        evidence: Evidence,
+        visit: Visit,
+        name: str,
+        share: int = 1,
+        *,
+        every: bool = False,
     ) -> None:
-        """share: of the usual micro-batch, that part."""
+        """share: of the usual micro-batch, that part. every: each process is to run all of them, as it does where
+        they are fewer than the processes."""
         self.model, self.segments, self.evidence, self.visit, self.name = model, segments, evidence, visit, name
         self.codes = ChainMap[str, Any]({}, model.codes)  # type: ignore[arg-type]
         self.keys = model.keys
         self.calls: list[list[Call]] = []
-        self.batches = evidence.micro_batches(share)
+        batches = evidence.micro_batches(share)
+        every = every or len(batches) < evidence.processes.world
+        self.processes = Processes() if every else evidence.processes
+        self.numbers = self.processes.share(range(len(batches)))
+        self.batches = [batches[j] for j in self.numbers]
         self.inputs = [model_inputs(segments.module, batch) for batch in self.batches]
         if segments.blocks:
             segments.probe(self._tensors(len(segments) - 1), to_device(self.inputs[0], evidence.device))
@@ -70,9 +85,16 @@ class Passes(ABC):
     def _step(self, i: int) -> str:
         return f"{self.name}-{i:04d}" if self.segments.blocks else f"{self.name}-whole"
 
-    def _spool(self, i: int) -> Spool:
-        """What comes out of segment `i`."""
-        return Spool(self.evidence.journal.scratch(f"{self._step(i)}-activations"))
+    def _visited(self, i: int, gathered: Gathered, made: list[Visited]) -> Visited:
+        """Have the first process visit segment `i`, and note down what it made of it."""
+        visited = Visited({})
+        if self.evidence.processes.first:
+            visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes), made)
+        return self.evidence.journal.save(self._step(i), visited)
+
+    def _spool(self, i: int, what: str = "activations") -> Spool:
+        """What comes out of segment `i` in this process."""
+        return Spool(self.evidence.journal.scratch(f"{self._step(i)}-{what}-{self.evidence.processes.rank}"))
 
     def _feed(self, i: int, tensors: Mapping[str, torch.Tensor], advance: Callable[[int], None] | None = None) -> None:
         """Run segment `i` and spool what comes out, for the next one."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rarefy.processes import Processes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -78,16 +80,19 @@ def pooled(moments: Sequence[Moment]) -> Moment:
     return Moment((total / max(count, 1)).astype(np.float32), count)
 
 
-Stream = tuple[str, int]
-"""One flow of inputs: (the first layer that reads it, which of that layer's runs in a micro-batch)."""
+Stream = str
+"""One flow of inputs: the first layer that reads it, and which of that layer's runs in a micro-batch."""
 
 
 class MomentGatherer:
     """Sums x x^T while a segment runs, for each parameter over all its uses. Layers fed with one tensor share a sum."""
 
-    def __init__(self, module: nn.Module, uses: Mapping[str, tuple[str, ...]]) -> None:
-        """uses: parameter -> paths of the linear layers and convolutions that multiply by it."""
-        self._uses = uses
+    def __init__(
+        self, module: nn.Module, uses: Mapping[str, tuple[str, ...]], processes: Processes | None = None
+    ) -> None:
+        """uses: parameter -> paths of the linear layers and convolutions that multiply by it. processes: those that
+        see the other micro-batches."""
+        self._uses, self._processes = uses, processes or Processes()
         self._sums: dict[Stream, torch.Tensor] = {}
         self._counts: dict[Stream, int] = {}
         self._read: dict[str, list[Stream]] = {path: [] for paths in uses.values() for path in paths}
@@ -104,7 +109,7 @@ class MomentGatherer:
         how = unfolding(layer)
         # The version tells a tensor that was changed in place from what it was before.
         known = [s for seen, version, h, s in self._current if seen is x and version == x._version and h == how]
-        stream = known[0] if known else (path, len(self._read[path]))
+        stream = known[0] if known else f"{path} {len(self._read[path])}"
         self._read[path].append(stream)
         if not known:
             self._current.append((x, x._version, how, stream))
@@ -119,21 +124,29 @@ class MomentGatherer:
 
     def next_batch(self) -> None:
         """Close a micro-batch: call after each."""
-        if self._usual is None:
-            self._usual = self._read
-        for path, streams in self._read.items():
-            own = all(leader == path for leader, _ in [*streams, *self._usual[path]])
-            if streams != self._usual[path] and not own:
-                self._irregular.add(path)
-            elif len(streams) > len(self._usual[path]):
-                self._usual[path] = streams
+        self._agree(self._read)
         self._read = {path: [] for path in self._read}
         self._current.clear()
 
-    def close(self) -> dict[str, Moment | str]:
-        """Remove the hooks; of every parameter its moment, or why it has none."""
+    def _agree(self, read: dict[str, list[Stream]]) -> None:
+        """Which layers share a stream must be the same in all micro-batches that have it."""
+        usual = self._usual or {path: [] for path in read}
+        earlier, now = set().union(*usual.values()), set().union(*read.values())
+        for path, streams in read.items():
+            new = [stream for stream in streams if stream not in usual[path]]
+            missed = [stream for stream in usual[path] if stream in now and stream not in streams]
+            if missed or earlier.intersection(new):
+                self._irregular.add(path)
+        self._usual = {path: usual[path] + [s for s in read[path] if s not in usual[path]] for path in read}
+
+    def remove(self) -> None:
+        """Look no longer."""
         for handle in self._handles:
             handle.remove()
+
+    def moments(self) -> dict[str, Moment | str]:
+        """Of every parameter its moment over the micro-batches of all processes, or why it has none."""
+        self._join()
         # In place: a mean takes no room beside its sum.
         means = {
             stream: Moment(total.div_(max(self._counts[stream], 1)).cpu().numpy(), self._counts[stream])
@@ -152,6 +165,15 @@ class MomentGatherer:
                     made[streams] = pooled([means[stream] for stream in streams])
                 gathered[parameter] = made[streams]
         return gathered
+
+    def _join(self) -> None:
+        """Take in what the other processes saw."""
+        self._sums = self._processes.sum(self._sums)
+        known = self._processes.gather((self._usual or {}, sorted(self._irregular), self._counts))
+        self._counts = {stream: sum(counts.get(stream, 0) for *_, counts in known) for stream in self._sums}
+        for usual, irregular, _ in known:
+            self._agree(usual)
+            self._irregular.update(irregular)
 
 
 def unfolding(layer: nn.Module) -> tuple[Any, ...]:

@@ -15,8 +15,7 @@ from rarefy import heap
 from rarefy.evidence.curvature import UNREACHED, Curvature, CurvatureGatherer, Kronecker
 from rarefy.evidence.laws import output_law
 from rarefy.evidence.passes import Passes
-from rarefy.evidence.sites import Gathered, Visit, Visited, sites
-from rarefy.evidence.spool import Spool
+from rarefy.evidence.sites import Gathered, Visit, Visited
 from rarefy.evidence.statistics import Moment, SecondMoment, pooled
 from rarefy.families import Law, Segments
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from rarefy.evidence.evidence import Evidence
+    from rarefy.evidence.spool import Spool
     from rarefy.families import Place
     from rarefy.model import Model
 
@@ -120,11 +120,12 @@ class _Survey(Passes):
         order = [i for i in range(last, -1, -1) if i < left or self._owes(i)]
         needed = [self._gradients(i + 1) for i in order if left - 1 <= i < last]
         # What lies there before any was visited may be another network's.
-        if (
+        intact = (
             left <= last
             and all(self._spool(i - 1).intact(len(self.batches)) for i in order if i > 0)
             and all(spool.intact(len(self.batches) + 1) for spool in needed)
-        ):
+        )
+        if all(self.processes.gather(intact)):
             self._learn_calls()
             return order, True
         return list(range(last, -1, -1)), False
@@ -136,7 +137,7 @@ class _Survey(Passes):
 
     def _gradients(self, i: int) -> Spool:
         """Gradients with respect to what flows into segment i, and last the number of laws."""
-        return Spool(self.evidence.journal.scratch(f"{self._step(i)}-gradients"))
+        return self._spool(i, "gradients")
 
     def _discard(self, i: int) -> None:
         """Remove what segment i was given from both sides."""
@@ -155,7 +156,7 @@ class _Survey(Passes):
             self.laws = int(after.load(len(self.batches), "cpu"))
         if i > 0:
             into.clear()
-        gatherer = CurvatureGatherer(self.segments.module, self.paths[i])
+        gatherer = CurvatureGatherer(self.segments.module, self.paths[i], self.processes)
         try:
             for j in range(len(self.batches)):
                 gradient = self._back(i, tensors, j, gatherer)
@@ -164,10 +165,11 @@ class _Survey(Passes):
                     into.append(gradient)
                 advance(1)
         finally:
-            del tensors
-            uses, moments = gatherer.close(self.laws)
-            self.uses |= uses
-            self.moments |= moments
+            gatherer.remove()
+        del tensors
+        uses, moments = gatherer.gathered(self.laws)
+        self.uses |= uses
+        self.moments |= moments
         if i > 0:
             into.append(torch.tensor([self.laws]))
             into.seal()
@@ -193,7 +195,7 @@ class _Survey(Passes):
                 laws = out.numel() // out.shape[-1]
                 self.laws += laws
                 gatherer.examples *= laws == len(self.batches[j])
-                gradient, diagonal = self.law.probe(out, np.random.default_rng((self.seed, j)))
+                gradient, diagonal = self.law.probe(out, np.random.default_rng((self.seed, self.numbers[j])))
                 gatherer.end(out, diagonal)
             if out.requires_grad and len(gradient):
                 out.backward(gradient)
@@ -204,8 +206,7 @@ class _Survey(Passes):
         uses = {place.parameter: self._used(place) for place in self.places[i]}
         moments = {place.parameter: self._moment(place, uses[place.parameter]) for place in self.places[i]}
         gathered: Gathered = {Curvature(): uses, SecondMoment(): moments}
-        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes), made)
-        visited = self.evidence.journal.save(self._step(i), visited)
+        visited = self._visited(i, gathered, made)
         if not self._owes(i):
             self._discard(i)
         heap.release()

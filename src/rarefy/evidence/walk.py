@@ -6,7 +6,6 @@ activations between segments are on disk. A finished segment is in the journal, 
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,9 @@ def _at_rest(
     with evidence.progress.task(f"coding {segments.names[i]}", len(segments), i) as advance:
         made = evidence.journal.load(step)
         if made is None:
-            made = evidence.journal.save(step, visit(sites(model, segments, i, {}, model.codes), before))
+            first = evidence.processes.first
+            visited = visit(sites(model, segments, i, {}, model.codes), before) if first else Visited({})
+            made = evidence.journal.save(step, visited)
         advance(1)
     return made
 
@@ -82,29 +83,27 @@ class _Walk(Passes):
         self.codes.maps.insert(0, visited.codes)  # type: ignore[arg-type]
 
     def _catch_up(self, last: int) -> None:
-        """Bring back what the segment after `last` is fed with: from the spool, or where that is damaged, by running
-        what was coded before. The network's first part runs in any case, for the blocks' other arguments."""
+        """Bring back what the segment after `last` is fed with: from the spool, or by running what was coded since
+        the last one that is whole. The network's first part runs in any case, for the blocks' other arguments."""
         self._learn_calls()
-        if not self._spool(last).intact(len(self.batches)):
-            for i in range(last + 1):
-                self._feed(i, self._tensors(i))
-                if i > 0:
-                    self._spool(i - 1).discard()
+        whole = next((i for i in range(last, -1, -1) if self._spool(i).intact(len(self.batches))), -1)
+        for i in range(whole + 1, last + 1):
+            self._feed(i, self._tensors(i))
+            if i > 0:
+                self._spool(i - 1).discard()
 
     def _segment(self, i: int, made: list[Visited], advance: Callable[[int], None]) -> Visited:
-        """Gather, visit, run what was coded, note it down."""
+        """Gather, visit, note down what was coded, and run it."""
         gathered: Gathered = {SecondMoment(): self._gather(i, advance)}
         heap.release()
-        visited = self.visit(sites(self.model, self.segments, i, gathered, self.codes), made)
+        visited = self._visited(i, gathered, made)
+        self._adopt(visited)
         del gathered
         heap.release()
-        codes = ChainMap(visited.codes, self.codes)  # type: ignore[arg-type]
         if i < len(self.segments) - 1:
-            self._feed(i, self._tensors(i, codes), advance)
+            self._feed(i, self._tensors(i), advance)
         else:
             advance(len(self.batches))
-        visited = self.evidence.journal.save(self._step(i), visited)
-        self._adopt(visited)
         if i > 0:
             self._spool(i - 1).discard()
         heap.release()
@@ -125,13 +124,13 @@ class _Walk(Passes):
             advance(len(self.batches))
             return gathered
         tensors = self._tensors(i)
-        gatherer = MomentGatherer(module, uses)
+        gatherer = MomentGatherer(module, uses, self.processes)
         try:
             for j in range(len(self.batches)):
                 self._run(i, tensors, j)
                 gatherer.next_batch()
                 advance(1)
         finally:
-            del tensors
-            moments = gatherer.close()
-        return gathered | moments
+            gatherer.remove()
+        del tensors
+        return gathered | gatherer.moments()

@@ -133,12 +133,13 @@ class WorkFolder:
                 data = record.encode(codes[name], self.dtypes.get(name, "F32"), threads=self.threads)
                 places[name] = at, len(data)
                 at += _write(file, sha, data)
-            shapes = {name: tuple(codes[name].shape) for name in places}
+            shapes = {name: codes[name].shape for name in places}
             table = canonical_json({"places": places, "shapes": shapes, "notes": notes})
             _write(file, sha, table)
             _write(file, sha, len(table).to_bytes(_SIZE, "little"))
             file.write(sha.digest())
-        return Kept(path, places, shapes, notes, self.threads)
+        # As it is read back: sums over notes in another order differ in their last bits.
+        return self._kept(path, json.loads(table))
 
     def load(self, step: str) -> Kept | None:
         """A finished step; None where there is none or it is damaged, so that it is done again."""
@@ -152,6 +153,9 @@ class WorkFolder:
                 table = json.loads(file.read(end - _SIZE - start))
         except (OSError, ValueError):
             return None
+        return self._kept(path, table)
+
+    def _kept(self, path: Path, table: dict[str, Any]) -> Kept:
         places = {name: (int(at), int(size)) for name, (at, size) in table["places"].items()}
         shapes = {name: tuple(shape) for name, shape in table["shapes"].items()}
         return Kept(path, places, shapes, table["notes"], self.threads)

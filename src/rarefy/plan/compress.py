@@ -23,6 +23,7 @@ from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
 from rarefy.plan.result import Predicted, Result, result_of, sections_of
 from rarefy.plan.write import Recorded, decode_seconds, write_artifact
+from rarefy.processes import Processes, beside
 from rarefy.progress import Progress, Silent
 from rarefy.recipe import Recipe
 from rarefy.threads import numerical_threads
@@ -42,29 +43,42 @@ DEFAULT = "quantize.entropy"
 
 
 class Journaled:
-    """The walk's view of the work folder: codes come back from disk when they are asked for."""
+    """The walk's view of the work folder: codes come back from disk when they are asked for.
 
-    def __init__(self, work: WorkFolder) -> None:
-        self._work = work
+    Of several processes the first alone writes, and says what is there; the others read it.
+    """
+
+    def __init__(self, work: WorkFolder, processes: Processes | None = None) -> None:
+        self._work, self._processes = work, processes or Processes()
 
     def load(self, step: str) -> Visited | None:
-        found = self._work.load(step)
-        return None if found is None else _visited(found)
+        found = self._work.load(step) if self._processes.first else None
+        there = self._processes.once(lambda: found is not None)
+        return self._read(step, found) if there else None
 
     def save(self, step: str, made: Visited) -> Visited:
-        return _visited(self._work.save(step, made.codes, made.notes))
+        kept = self._work.save(step, made.codes, made.notes) if self._processes.first else None
+        self._processes.once(lambda: True)
+        return self._read(step, kept)
+
+    def _read(self, step: str, kept: Kept | None) -> Visited:
+        """A step that the first process has."""
+        kept = kept or self._work.load(step)
+        if kept is None:
+            raise ResourceError(
+                f"process {self._processes.rank} does not see {self._work.folder}",
+                "the first process keeps there what all of them go on with",
+                "choose a folder that all machines share with --work-dir",
+            )
+        return Visited(Recorded(kept.code, kept.shapes, kept.record), kept.notes)
 
     def scratch(self, name: str) -> Path:
         return self._work.scratch(name)
 
 
-def _visited(kept: Kept) -> Visited:
-    return Visited(Recorded(kept.code, kept.shapes, kept.record), kept.notes)
-
-
 @dataclass(frozen=True)
 class _Run:
-    """All that decides a run. settings: seed, threads, device, dtype."""
+    """All that decides a run. settings: seed, threads, device, dtype, and the processes where they are several."""
 
     model: Model
     recipe: Recipe
@@ -104,7 +118,8 @@ def compress(
         file, times smaller than with 2 bytes a weight (networks that read tokens) or 4 (others).
     data: calibration files; without them the default text for networks that read tokens.
     blocks, length: at most so many calibration blocks, of so many tokens.
-    threads: of all numerical libraries (default: the cores); part of what decides the bytes.
+    threads: of all numerical libraries (default: the cores); part of what decides the bytes, as is the number of
+        processes: under `torchrun` they share the calibration data, and the first codes and writes.
     device, dtype: where and in what type the walk computes.
     exclude: patterns of tensors that no method touches.
     coder: what the weights are written with instead of what the recipe says, by name; "archive" for the shortest of
@@ -117,7 +132,7 @@ def compress(
     when memory or disk do not suffice, FormatError for damaged input. OUT is written whole or not at all.
     """
     began, worked = time.monotonic(), memory.cpu_seconds()
-    output = Output.at(out, work_dir)
+    output, processes = Output.at(out, work_dir), Processes.joined(device)
     with numerical_threads(threads) as count:
         model = source if isinstance(source, Model) else open_model(source)
         output.check_outside(model.skeleton.folder)
@@ -126,17 +141,21 @@ def compress(
         given = recipe_of(recipe, tuple(exclude), coder, limit)
         if max_kl is not None:
             settings["max_kl"] = max_kl
+        if processes.world > 1:
+            settings["processes"] = processes.world
         run = _prepare(model, given, data, blocks, length, settings)
+        if len(set(processes.gather(run.key))) > 1:
+            raise UsageError("the processes of this run differ in their network, data, settings or versions")
         work = WorkFolder(output.work, run.key, model.dtypes, count)
-        result = _already(run, output, work)
+        result = _already(run, output, work, processes)
         if result is None:
             output.check_writable()
             needs = predict.predict(model, run.recipe, None if run.data is None else run.data.inputs, dtype, device)
-            predict.check(needs, output, work.size())
+            predict.check(needs, output, work.size(), beside())
             if dry_run:
                 return needs
             held_before = memory.resident()
-            result = _run(run, output, work, progress or Silent())
+            result = _run(run, output, work, progress or Silent(), processes)
             result = dataclasses.replace(result, predicted=_predicted(output, needs, held_before))
     return dataclasses.replace(
         result,
@@ -181,40 +200,50 @@ def _prepare(
     return _Run(model, recipe, data, settings, run_key(model, recipe, data, settings))
 
 
-def _already(run: _Run, output: Output, work: WorkFolder) -> Result | None:
+def _already(run: _Run, output: Output, work: WorkFolder, processes: Processes) -> Result | None:
     """The result when the very artifact stands at OUT. Raises UsageError when another one does."""
     sections = output.finished(run.key)
     if sections is None:
         return None
-    if work.folder.is_dir():
+    if processes.first and work.folder.is_dir():
         # Left by a kill after OUT was there; whoever works in it at the moment does this himself.
         with contextlib.suppress(RarefyError), work:
             work.discard()
     return result_of(output, sections, already=True)
 
 
-def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Result:
-    settings = run.settings
-    with work:
+def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress, processes: Processes) -> Result:
+    with work if processes.first else contextlib.nullcontext():
         # Another run may have finished between the first look at OUT and the lock.
-        sections = output.finished(run.key)
-        if sections is not None:
+        sections = processes.once(lambda: output.finished(run.key))
+        result = None if sections is None else result_of(output, sections, already=True)
+        if result is None:
+            result = _made(run, output, work, progress, processes)
+        if processes.first:
             work.discard()
-            return result_of(output, sections, already=True)
-        evidence = Evidence(
-            None if run.data is None else run.data.inputs,
-            device=settings["device"],
-            dtype=settings["dtype"],
-            journal=Journaled(work),
-            progress=progress,
-            labels=None if run.data is None else run.data.labels,
-        )
-        recipe, foreseen = run.recipe, None
-        if Curvature() in recipe.statistics:
-            foreseen = foresee(run.model, recipe, evidence, seed=settings["seed"], max_kl=settings.get("max_kl"))
-            if foreseen is not None and "max_kl" in settings:
-                recipe = stepped(recipe, foreseen.step)
-        made = recipe.apply(run.model, evidence, seed=settings["seed"])
+    return result
+
+
+def _made(run: _Run, output: Output, work: WorkFolder, progress: Progress, processes: Processes) -> Result:
+    """Apply the recipe, which all processes do, and write what it made, which the first does."""
+    settings = run.settings
+    evidence = Evidence(
+        None if run.data is None else run.data.inputs,
+        device=settings["device"],
+        dtype=settings["dtype"],
+        journal=Journaled(work, processes),
+        progress=progress,
+        labels=None if run.data is None else run.data.labels,
+        processes=processes,
+    )
+    recipe, foreseen = run.recipe, None
+    if Curvature() in recipe.statistics:
+        foreseen = foresee(run.model, recipe, evidence, seed=settings["seed"], max_kl=settings.get("max_kl"))
+        if foreseen is not None and "max_kl" in settings:
+            recipe = stepped(recipe, foreseen.step)
+    made = recipe.apply(run.model, evidence, seed=settings["seed"])
+
+    def write() -> dict[str, Any]:
         fresh = work.root / "out"
         sections = sections_of(run.model, made, recipe, run.data, {"key": run.key, **settings}, foreseen)
         write_artifact(made, fresh, recipe, sections, work.scratch("records"), settings["threads"], progress)
@@ -224,8 +253,9 @@ def _run(run: _Run, output: Output, work: WorkFolder, progress: Progress) -> Res
             # A run with another work folder may have been faster.
             if output.finished(run.key) is None:
                 raise
-        result = result_of(output, manifest.read(output.path))
-        if run.recipe.coder is not None:
-            result = dataclasses.replace(result, decode_seconds=decode_seconds(output.path, settings["threads"]))
-        work.discard()
+        return manifest.read(output.path)
+
+    result = result_of(output, processes.once(write))
+    if run.recipe.coder is not None and processes.first:
+        result = dataclasses.replace(result, decode_seconds=decode_seconds(output.path, settings["threads"]))
     return result

@@ -14,7 +14,6 @@ from rarefy.codes import Dense
 from rarefy.evidence.laws import output_law
 from rarefy.evidence.passes import Passes
 from rarefy.evidence.sites import Visited
-from rarefy.evidence.spool import Spool
 from rarefy.evidence.survey import SHARE
 from rarefy.families import Law, Segments
 from rarefy.measure.divergence import cosine_distance, softmax_kl
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from rarefy.codes import Code
     from rarefy.evidence import Evidence
+    from rarefy.evidence.spool import Spool
     from rarefy.measure import divergence
     from rarefy.model import Model
 
@@ -81,7 +81,7 @@ class _Twins(Passes):
 
     def _twin(self, i: int) -> Spool:
         """What comes out of segment `i` with noise."""
-        return Spool(self.evidence.journal.scratch(f"{self._step(i)}-noisy"))
+        return self._spool(i, "noisy")
 
     def _feed_both(self, i: int, advance: Callable[[int], None]) -> None:
         self._feed(i, self._tensors(i), advance)
@@ -96,6 +96,8 @@ class _Twins(Passes):
 
     def _compare(self, last: int, advance: Callable[[int], None]) -> float:
         """The mean over all laws; logits of one micro-batch at a time."""
+        import torch
+
         clean, noisy = self._tensors(last), self._tensors(last, self.noisy)
         total, laws = 0.0, 0
         for j in range(len(self.batches)):
@@ -104,4 +106,5 @@ class _Twins(Passes):
             found = self.distance(ours, theirs)
             total, laws = total + float(found.double().sum()), laws + found.numel()
             advance(2)
-        return total / laws
+        every = self.processes.sum({"nats": torch.tensor(total, dtype=torch.float64), "laws": torch.tensor(laws)})
+        return float(every["nats"] / every["laws"])

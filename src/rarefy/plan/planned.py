@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rarefy.plan.budget import budget, stepped
 from rarefy.plan.compress import Journaled, recipe_of
 from rarefy.plan.data import BLOCKS, LENGTH, calibration
 from rarefy.plan.foresee import Foreseen, foresee
+from rarefy.processes import Processes
 from rarefy.progress import Progress, Silent
 from rarefy.threads import numerical_threads
 from rarefy.units import bpw as bits_per_weight
@@ -99,7 +101,8 @@ def plan(
 
     Raises UsageError for what was asked wrongly, ResourceError when memory or disk do not suffice.
     """
-    with numerical_threads(threads) as count, tempfile.TemporaryDirectory(prefix="rarefy-", dir=work_dir) as folder:
+    processes = Processes.joined(device)
+    with numerical_threads(threads) as count, tempfile.TemporaryDirectory(prefix="rarefy-", dir=work_dir) as own:
         model = source if isinstance(source, Model) else open_model(source)
         limit = budget(model, size=size, bpw=bpw, ratio=ratio, max_kl=max_kl)
         made = recipe_of(recipe, tuple(exclude), coder, limit)
@@ -109,8 +112,11 @@ def plan(
         if inputs is not None:
             is_text = np.issubdtype(inputs.dtype, np.integer)
             looked = min(len(inputs), LOOKED_AT if is_text else 64 * LOOKED_AT)
-            with WorkFolder(Path(folder) / "plan.work", "0" * 16, model.dtypes, count) as work:
-                evidence = Evidence(inputs[:looked], device, dtype, Journaled(work), progress or Silent())
+            folder = Path(processes.once(lambda: own)) / "plan.work"
+            work = WorkFolder(folder, "0" * 16, model.dtypes, count)
+            with work if processes.first else contextlib.nullcontext():
+                journal = Journaled(work, processes)
+                evidence = Evidence(inputs[:looked], device, dtype, journal, progress or Silent(), processes=processes)
                 foreseen = foresee(model, made, evidence, seed=seed, max_kl=max_kl)
         if foreseen is not None and max_kl is not None:
             made = stepped(made, foreseen.step)

@@ -221,15 +221,15 @@ def model_bytes(model: Model) -> int:
     return sum(math.prod(shape_of(model.codes, key)) * dtype_of(model.dtypes[key]).size for key in model.codes)
 
 
-def check(needs: Needs, output: Output, held: int = 0) -> None:
+def check(needs: Needs, output: Output, held: int = 0, processes: int = 1) -> None:
     """Raise ResourceError when memory or disk are too small for what a run needs.
 
-    held: bytes that an earlier run left in the work folder, to be used again.
+    held: bytes that an earlier run left in the work folder, to be used again. processes: of this run on this machine.
     """
-    free = memory.available()
-    if needs.memory > free:
+    free, taken = memory.available(), processes * needs.memory
+    if taken > free:
         raise ResourceError(
-            f"this run needs about {human(needs.memory)} of memory",
+            f"this run needs about {human(taken)} of memory",
             f"{human(free)} are available",
             "close other programs, raise the container's limit, or calibrate on fewer tokens (--blocks)",
         )

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 
 class Teacher(Passes):
-    """What a network gives for each micro-batch of the evidence, each `share` of the usual size."""
+    """What a network gives for each micro-batch of the evidence, each `share` of the usual size.
+
+    Of several processes each has them all: which one trains on a batch follows from the step.
+    """
 
     def __init__(self, model: Model, evidence: Evidence, name: str, share: int) -> None:
-        super().__init__(model, Segments(model.skeleton), evidence, _nothing, name, share)
+        super().__init__(model, Segments(model.skeleton), evidence, _nothing, name, share, every=True)
         self.run()
 
     def _run_all(self) -> list[Visited]:
