@@ -16,11 +16,16 @@ import numpy as np
 from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.difference import Difference
 from rarefy.codes.dtypes import dtype_of
+from rarefy.codes.factored import Factored
+from rarefy.codes.scaled import Scaled
+from rarefy.codes.separable import Separable
+from rarefy.codes.summed import Sum
+from rarefy.codes.transposed import Transposed
 from rarefy.entropy import coders, context, huffman, table
 from rarefy.errors import FormatError, RarefyError
-from rarefy.files import manifest, record
+from rarefy.files import compact, manifest, record
 from rarefy.files.atomic import canonical_json
-from rarefy.files.container import ALL, Reader
+from rarefy.files.container import ALL, COMPACT, Reader
 from rarefy.files.directory import INDEX, SINGLE
 from rarefy.files.head import checksum, write_head
 from rarefy.files.names import read_names, write_names
@@ -128,6 +133,13 @@ def single(data: bytes) -> None:
     opened(**{SINGLE: header_bytes([(ALL, "U8", (len(content),), len(content))]) + content})
 
 
+def compactly(data: bytes) -> None:
+    """The compact form of the single layout."""
+    content = COMPACT + data
+    content += checksum(content)
+    opened(**{SINGLE: header_bytes([(ALL, "U8", (len(content),), len(content))]) + content})
+
+
 def index(data: bytes) -> None:
     shard = header_bytes([("w", "U8", (0,), 0)], {"rarefy": "1"})
     opened(**{INDEX: data, "a.safetensors": shard, "b.safetensors": shard})
@@ -167,7 +179,7 @@ def context_shape(data: bytes) -> None:
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (
     *(head, whole_record, restored, names, varints, safetensors_header, file, header_of_spread, single, index),
-    *(listed, rans_table, huffman_lengths, context_shape),
+    *(listed, rans_table, huffman_lengths, context_shape, compactly),
 )
 
 
@@ -197,28 +209,46 @@ def seeds() -> list[bytes]:
     return _records() + [bytes([number]) + data for number, data in _others().items()]
 
 
-def _records() -> list[bytes]:
+def _codes() -> list[Code]:
+    """One of every kind and some inside others."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((4, 6)).astype(np.float32)
     scale = Dense.of(np.ones((4, 2)), "F16")
     grid = Grid(rng.integers(0, 16, (4, 6), np.uint8), scale, None, bits_per_symbol=4, group=3, shape=(4, 6))
-    codes = (
+    low = Factored(Dense.of(values[:, :1], "BF16"), Dense.of(values[:1], "BF16"), shape=(4, 6))
+    q = rng.integers(-5, 6, (4, 6)).astype(np.int32)
+    return [
         Dense.of(values, "F32"),
         Dense.of(np.zeros((40, 60), np.float32), "F32"),
         grid,
         Sparse(rng.random((4, 6)) < 0.5, grid),
         Difference.of(values, values + 1, dtype_of("F32"), 1),
         Codebook.of(np.rint(values), order=1),
-    )
+        Separable(q, np.zeros(4, np.int16), np.arange(6, dtype=np.int16), shape=(4, 6)),
+        low,
+        Sum(grid, low),
+        Scaled(Dense.of(np.ones(8), "BF16"), Codebook.of(np.rint(values), order=0), group=3),
+        Transposed(grid),
+    ]
+
+
+def _records() -> list[bytes]:
     found = []
-    for code in codes:
+    for code in _codes():
         for coder in coders():
             data = record.encode(code, "F32", coder)
             start, size = Cursor(data, "the head"), record.head_size(data)
             length = start.varint()
             body = data[start.at : start.at + length]
             found += [b"\0" + body, b"\1" + length.to_bytes(2, "little") + body + data[size:], b"\2" + body]
+        found.append(b"\x0e" + _compact([code, code]))
     return found
+
+
+def _compact(codes: list[Code]) -> bytes:
+    body = compact.write(record.encode(code, "F32") for code in codes)
+    assert body is not None
+    return varint(len(codes)) + write_names(f"layer{i}.weight" for i in range(len(codes))) + body
 
 
 def _others() -> dict[int, bytes]:
