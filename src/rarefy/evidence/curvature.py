@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rarefy.evidence.experts import peers
 from rarefy.evidence.statistics import Moment, MomentGatherer, Statistic, moment_obstacle, unfold
 from rarefy.processes import Processes
 
@@ -88,9 +89,18 @@ def curvature_obstacle(layer: nn.Module) -> str:
     from torch import nn
 
     if isinstance(layer, nn.Embedding):
-        plain = type(layer).forward is nn.Embedding.forward
-        return "" if plain else f"{type(layer).__name__} is no plain lookup"
+        return "" if lookup_scale(layer) is not None else f"{type(layer).__name__} is no plain lookup"
     return moment_obstacle(layer)
+
+
+def lookup_scale(layer: nn.Module) -> float | None:
+    """What an embedding multiplies the rows that it looks up by; None where it does something else with them."""
+    from torch import nn
+
+    if type(layer).forward is nn.Embedding.forward:
+        return 1.0
+    scaled = type(layer).__name__.endswith("ScaledWordEmbedding") and type(layer).__module__.startswith("transformers.")
+    return float(layer.embed_scale) if scaled else None  # type: ignore[arg-type]
 
 
 class CurvatureGatherer:
@@ -153,7 +163,9 @@ class CurvatureGatherer:
             self._add(path, v.square().sum(1, dtype=_double()))
 
     def _look_up(self, path: str, ids: torch.Tensor, g: torch.Tensor) -> None:
-        rows = g.reshape(-1, g.shape[-1]).float()
+        scale = lookup_scale(self._layers[path])
+        assert scale is not None  # others are an obstacle
+        rows = g.reshape(-1, g.shape[-1]).float() * scale
         self._metrics[path] = rows.T @ rows + self._metrics.get(path, 0)
         vocabulary = self._layers[path].get_parameter("weight").shape[0]
         self._add(path, ids.reshape(-1).bincount(minlength=vocabulary).to(_double()))
@@ -190,7 +202,20 @@ class CurvatureGatherer:
         laws = sum(self._processes.gather(laws))
         moments: dict[str, Moment | str] = {path: moment_obstacle(layer) for path, layer in self._layers.items()}
         moments |= self._moments.moments()
-        return {path: self._kronecker(path, moments[path], laws) for path in self._layers}, moments
+        found = {path: self._kronecker(path, moments[path], laws) for path in self._layers}
+        return found | self._borrowed(found, moments), moments
+
+    def _borrowed(
+        self, found: dict[str, Kronecker | str], moments: dict[str, Moment | str]
+    ) -> dict[str, Kronecker | str]:
+        """For experts that no gradient reached: as sensitive as their peers are on average."""
+        made: dict[str, Kronecker | str] = {}
+        for path, group in peers(found).items():
+            known = [use.rows for peer in group if isinstance(use := found[peer], Kronecker)]
+            moment = moments[path]
+            if found[path] == UNREACHED and known and isinstance(moment, Moment):
+                made[path] = Kronecker("linear", np.sum(known, axis=0) / np.float32(len(group)), moment)
+        return made
 
     def _kronecker(self, path: str, moment: Moment | str, laws: int) -> Kronecker | str:
         if self._obstacles[path] or path not in self._rows:

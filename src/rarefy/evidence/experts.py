@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 _EXPERT = re.compile(r"^(.+\.experts)\.\d+\.(.+)$")
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rarefy.evidence.experts import peers
+from rarefy.families.base import turns
 from rarefy.processes import Processes
 
 if TYPE_CHECKING:
@@ -78,6 +80,22 @@ def pooled(moments: Sequence[Moment]) -> Moment:
     count = sum(moment.count for moment in moments)
     total = functools.reduce(operator.add, (moment.s * moment.count for moment in moments))
     return Moment((total / max(count, 1)).astype(np.float32), count)
+
+
+NEVER = "calibration never reached it"
+
+
+def borrowed(gathered: Mapping[str, Moment | str]) -> dict[str, Moment | str]:
+    """The same, but of experts that saw fewer inputs than their matrix has columns the moment over all their peers."""
+    made: dict[int, Moment] = {}
+    found = dict(gathered)
+    for name, group in peers(gathered).items():
+        own, seen = gathered[name], [moment for peer in group if isinstance(moment := gathered[peer], Moment)]
+        if seen and (own == NEVER or (isinstance(own, Moment) and own.count < len(own.s))):
+            if id(group) not in made:
+                made[id(group)] = pooled(seen)
+            found[name] = made[id(group)]
+    return found
 
 
 Stream = str
@@ -159,12 +177,12 @@ class MomentGatherer:
             if self._irregular & set(paths):
                 gathered[parameter] = "its inputs are shared with another layer's in some batches only"
             elif not streams:
-                gathered[parameter] = "calibration never reached it"
+                gathered[parameter] = NEVER
             else:
                 if streams not in made:
                     made[streams] = pooled([means[stream] for stream in streams])
                 gathered[parameter] = made[streams]
-        return gathered
+        return borrowed(gathered)
 
     def _join(self) -> None:
         """Take in what the other processes saw."""
@@ -208,7 +226,7 @@ def moment_obstacle(layer: nn.Module) -> str:
     """Why a layer has no single second moment, or "" when it has one."""
     from torch import nn
 
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or turns(layer):
         return ""
     if isinstance(layer, nn.Conv2d):
         if layer.groups != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,13 +77,46 @@ def to_device(value: Any, device: str) -> Any:
     return value
 
 
+STEPS = 1000
+"""Of the diffusion that a network which asks for a time step was trained on."""
+
+
 def model_inputs(module: nn.Module, batch: Any) -> Any:
-    """The (args, kwargs) that a forward wants for a batch: token ids, or a float array."""
+    """The (args, kwargs) that a forward wants for a batch: token ids, or a float array.
+
+    An encoder and decoder share a text, the first half read and the second written (prefix language modelling, Raffel
+    et al. 2020, section 3.2.1); of another input the decoder writes its first token. The steps of a diffusion are
+    spread evenly over the batch.
+    """
     from transformers import PreTrainedModel
 
-    if isinstance(module, PreTrainedModel):
-        named = {module.main_input_name: batch}
-        if getattr(module.config, "use_cache", None) is not None:
-            named["use_cache"] = False
-        return (), named
-    return (batch,), {}
+    if not isinstance(module, PreTrainedModel):
+        asks = "timestep" in inspect.signature(module.forward).parameters
+        return (batch, *((_steps(batch),) if asks else ())), {}
+    named = {module.main_input_name: batch}
+    if getattr(module.config, "is_encoder_decoder", False):
+        named = _both_sides(module, batch)
+    if getattr(module.config, "use_cache", None) is not None:
+        named["use_cache"] = False
+    return (), named
+
+
+def _both_sides(module: Any, batch: torch.Tensor) -> dict[str, Any]:
+    """An encoder's input and the decoder's."""
+    import torch
+
+    start = getattr(module.config, "decoder_start_token_id", None) or 0
+    if batch.is_floating_point():
+        first = torch.full((len(batch), 1), start, device=batch.device)
+        return {module.main_input_name: batch, "decoder_input_ids": first}
+    half = batch.shape[1] // 2
+    written = batch[:, half:].roll(1, 1)
+    written[:, 0] = start
+    return {module.main_input_name: batch[:, :half], "decoder_input_ids": written}
+
+
+def _steps(batch: torch.Tensor) -> torch.Tensor:
+    """(n,) time steps."""
+    import torch
+
+    return torch.arange(len(batch), device=batch.device) * STEPS // len(batch)
