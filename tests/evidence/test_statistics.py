@@ -14,7 +14,8 @@ def gather(net: nn.Module, uses: dict[str, tuple[str, ...]], batches) -> dict[st
         for batch in batches:
             net(batch)
             gatherer.next_batch()
-    return gatherer.close()
+    gatherer.remove()
+    return gatherer.moments()
 
 
 def second_moment(rows: torch.Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ def launched(*words: object) -> subprocess.CompletedProcess[str]:
     """Two processes at one command."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where `tiny` is
-    return subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=900, env=environment)
 
 
 def statistics(name: str, folder: Path, processes: Processes) -> dict[str, np.ndarray]:
