@@ -81,7 +81,7 @@ def train(
     device = next(iter(leaves.values())).device
     beside = beside or {}
     state = PartialState(cpu=device.type == "cpu")
-    optimizer = torch.optim.AdamW(leaves.values(), plan.rate, plan.betas, weight_decay=plan.decay)
+    optimizer = torch.optim.AdamW(leaves.values(), plan.rate, plan.betas, weight_decay=plan.decay, fused=True)
     kept = (
         None if checkpoint is None else Checkpoint(checkpoint, identity_of((plan, batches, seed), {**leaves, **beside}))
     )
