@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
     from rarefy.codes import Code
     from rarefy.model import Model
@@ -41,8 +42,11 @@ ARCHITECTURES: Final = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", 
 TURNED: Final = {"llama"}
 """Architectures in which the two dimensions that are rotated together lie side by side."""
 
-ROUNDED: Final = 0.05
-"""Nats that llama.cpp's arithmetic may cost: it multiplies with activations rounded to 8 bits."""
+DENSE: Final = 0.001
+"""Nats that llama.cpp's arithmetic may cost: it keeps keys and values in 16 bits."""
+
+ROUNDED: Final = 0.02
+"""The same where weights are in blocks: it multiplies those with activations rounded to 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,13 @@ class GGUF(Target):
             writer.close()
 
     def engines(self, conversion: Conversion) -> list[Engine]:
-        reader = transformers_engine(conversion.model, gguf_file=FILE)
-        program = Program("llama.cpp", "llama-cpp-python", "llama_cpp", "llama_cpp.py", ROUNDED, FILE)
-        return [dataclasses.replace(reader, name=f"{reader.name}'s reader"), program]
+        reader = transformers_engine(conversion.model)
+        reader = dataclasses.replace(
+            reader, name=f"{reader.name}'s reader", open=lambda folder: _read(conversion.model, folder)
+        )
+        limit = ROUNDED if any(each.form in gguf_blocks.BLOCKS for each in conversion.held.values()) else DENSE
+        program = Program("llama.cpp", "llama-cpp-python", "llama_cpp", "llama_cpp.py", limit, FILE)
+        return [reader, program]
 
 
 TARGET = GGUF
@@ -139,6 +147,26 @@ def _dense(code: Code, kind: str) -> Held:
     raw = dense_in(code, kind).raw()
     rows = raw.view(np.uint8) if kind == "BF16" else raw
     return Held(Stored(rows, kind, code.shape), kind)
+
+
+UNREAD: Final = ("head_dim", "attention_bias", "mlp_bias")
+"""What llama.cpp finds out from keys and tensors, and transformers 5.23 does not read from a GGUF."""
+
+
+def _read(model: Model, folder: Path) -> nn.Module:
+    """The network as transformers reads it from the file."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, gguf_file=FILE)
+    own = _config(model)
+    for name in UNREAD:
+        if name in own:
+            setattr(config, name, own[name])
+    # Mistral is one of the llamas there.
+    opened: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=FILE, config=config, dtype="float32"
+    )
+    return opened
 
 
 def _package() -> Any:

@@ -96,17 +96,22 @@ def _candidates(kind: Block, w: Floats) -> Iterator[tuple[Floats, Floats]]:
     for share in SHRINK:
         if kind.least:
             low, high = (np.float32(share) * end(w, axis=1, keepdims=True) for end in (np.min, np.max))
-            d = _half((high - low) / top)
-            yield d, -_half(low) / d
+            d, low = _step((high - low) / top), _half(low)
+            yield d, -low / d
         else:
             farthest = np.take_along_axis(w, np.abs(w).argmax(1)[:, None], 1)
             middle = np.float32(1 << (kind.bits - 1))
-            yield _half(np.float32(share) * farthest / -middle), np.full_like(farthest, middle)
+            yield _step(np.float32(share) * farthest / -middle), np.full_like(farthest, middle)
 
 
 def _half(values: Floats) -> Floats:
-    """Rounded to 16 bits; zero, which would divide, becomes one."""
-    half = values.astype(np.float16).astype(np.float32)
+    """Rounded to 16 bits."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+def _step(values: Floats) -> Floats:
+    """Rounded to 16 bits; zero, which cannot divide, becomes one."""
+    half = _half(values)
     return np.where(half == 0, np.float32(1), half)
 
 

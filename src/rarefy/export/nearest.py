@@ -100,10 +100,10 @@ def closest(w: Floats, bits: int, candidates: Candidates) -> tuple[NDArray[np.ui
 
 
 def _closest(w: Floats, bits: int, candidates: Candidates) -> tuple[Any, Any, Any]:
-    least = np.full((len(w), 1), np.inf, np.float32)
+    least, top = np.full((len(w), 1), np.inf, np.float32), np.float32((1 << bits) - 1)
     best: list[NDArray[Any]] = [np.zeros(w.shape, np.float32), np.zeros_like(least), np.zeros_like(least)]
     for s, z in candidates(w):
-        q = affine.to_grid(w, s, z, bits)
+        q = np.clip(np.rint(w / s + z), 0, top)
         lost = np.square((q - z) * s - w).sum(1, keepdims=True)
         better = lost < least
         least = np.where(better, lost, least)

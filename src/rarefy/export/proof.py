@@ -270,14 +270,14 @@ def opened_by(model: Model) -> Library:
     return transformers_engine(model)
 
 
-def transformers_engine(model: Model, **more: Any) -> Library:
-    """transformers, in float32. more: arguments of `from_pretrained`."""
+def transformers_engine(model: Model) -> Library:
+    """transformers, in float32."""
 
     def open_(folder: Path) -> nn.Module:
         import transformers
 
         kind = getattr(transformers, (model.skeleton.config() or {})["architectures"][0])
-        opened: nn.Module = kind.from_pretrained(folder, dtype="float32", **more)
+        opened: nn.Module = kind.from_pretrained(folder, dtype="float32")
         return opened
 
     return Library(f"transformers {importlib.metadata.version('transformers')}", open_, "transformers")
