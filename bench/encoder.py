@@ -1,4 +1,4 @@
-"""Rarefy beside its peers on a sentence encoder: MiniLM-L6 in float32, whole files, one text for all.
+"""Rarefy beside its peers on a sentence encoder: MiniLM-L6 in float32, one text for all, on the planes of plane.py.
 
     python bench/encoder.py --peers PEERS        makes what is missing, measures, writes the report
 
@@ -29,8 +29,8 @@ import rarefy
 from gptq import Contestant, figures
 from machine import machine, versions
 from networks import CACHE, DATA, minilm, whole
-from peers.dense import header
-from plane import against, make, peer
+from peers.dense import header, in_linear
+from plane import PLANES, against, make, opened, peer
 from rarefy.evidence.pairs import pairs_of
 from rarefy.evidence.sources import Text, read_text
 from rarefy.measure.evaluate import Measured, measure
@@ -68,32 +68,36 @@ def calibration(work: Path, model: Path, samples: int) -> Path:
     return target / "ids.npy"
 
 
-def report(model: Path, copies: dict[str, Path], found: Measured) -> dict[str, Any]:
-    """Every point, and how the peers' stand against Rarefy's."""
-    weights = int(sum(np.prod(e["shape"]) for e in header(model / "model.safetensors").values() if e["dtype"] == "F32"))
+def report(model: Path, copies: dict[str, Path], found: dict[str, Measured]) -> dict[str, Any]:
+    """Every point on both planes, and how the peers' stand against Rarefy's."""
+    shapes = {k: np.prod(e["shape"]) for k, e in header(model / "model.safetensors").items() if e["dtype"] == "F32"}
+    weights = {"whole": int(sum(shapes.values())), "linear": int(sum(n for k, n in shapes.items() if in_linear(k)))}
     points: dict[str, Any] = {}
     kl = {}
     for name, copy in copies.items():
         cost = json.loads((copy / "run.json").read_text())
-        of_it, size = found.networks[name], cost["bytes"]["file"]
-        score = scores(found.blocks, of_it)
-        if score.kl is None or score.spearman is None or found.original is None or of_it.kl is None:
-            raise ValueError(f"{name} was not measured")
-        less = differences(of_it, found.original)["spearman"]
-        points[name] = {
-            "cost": cost,
-            "whole": {"bytes": size, "bpw": round(bpw(size, weights), 4), "kl": {"sts": figures(score.kl)}},
-            "spearman": figures(score.spearman),
-            "spearman less the original's": figures(less.interval()),
-        }
-        kl[name, "whole", "sts"] = of_it.kl
+        points[name] = {"cost": cost}
+        for plane in PLANES:
+            of_it, original = found[plane].networks[name], found[plane].original
+            score = scores(found[plane].blocks, of_it)
+            if score.kl is None or score.spearman is None or original is None or of_it.kl is None:
+                raise ValueError(f"{name} was not measured")
+            size = cost["bytes"]["file" if plane == "whole" else "linear"]
+            points[name][plane] = {
+                "bytes": size,
+                "bpw": round(bpw(size, weights[plane]), 4),
+                "kl": {"sts": figures(score.kl)},
+                "spearman": figures(score.spearman),
+                "spearman less the original's": figures(differences(of_it, original)["spearman"].interval()),
+            }
+            kl[name, plane, "sts"] = of_it.kl
     return {
         "network": "all-MiniLM-L6-v2, float32",
         "weights": weights,
         "machine": machine(),
         "versions": versions("transformers"),
         "points": points,
-        "against": {"whole": against("whole", points, kl, "sts")},
+        "against": {plane: against(plane, points, kl, "sts") for plane in PLANES},
     }
 
 
@@ -113,8 +117,11 @@ def main() -> None:
     failed = make([everyone[name] for name in chosen], model, tokens, outs)
     copies = {name: out for name, out in outs.items() if out.exists()}
     pairs = pairs_of(read_text([DATA / "sts" / "sts-test.tsv.xz"]), AutoTokenizer.from_pretrained(model))
-    networks = {name: rarefy.open(copy).module().float() for name, copy in copies.items()}
-    found = measure(networks, pairs, original=rarefy.open(model).module().float())
+    original = rarefy.open(model).module().float()
+    found = {}
+    for plane in PLANES:
+        networks = {name: opened(copy, plane, original) for name, copy in copies.items()}
+        found[plane] = measure(networks, pairs, original=original)
     results = report(model, copies, found) | {
         "calibration": f"sts-train {asked.samples} x {LENGTH}",
         "evaluation": f"sts-test, {len(pairs.scores)} pairs",

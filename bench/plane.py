@@ -35,7 +35,7 @@ import rarefy
 from gptq import LENGTH, Contestant, figures, refuse_overlap, token_file
 from machine import machine, versions
 from networks import CACHE, smollm2, text_file, whole
-from peers.dense import header
+from peers.dense import header, in_linear
 from rarefy.evidence.sources import Tokens
 from rarefy.measure.evaluate import measure
 from rarefy.measure.statistics import block_bootstrap
@@ -106,7 +106,7 @@ def opened(folder: Path, plane: str, original: nn.Module) -> nn.Module:
         theirs = dict(original.named_parameters())
         with torch.no_grad():
             for name, parameter in network.named_parameters():
-                if "_proj" not in name:
+                if not in_linear(name):
                     parameter.copy_(theirs[name])
     return network
 
@@ -152,7 +152,7 @@ def blocks_of(work: Path, name: str, plane: str, text: str, count: int) -> dict[
 def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], count: int) -> dict[str, Any]:
     """Every point that is whole, and how the peers' stand against Rarefy's; names what is missing."""
     shapes = {name: np.prod(entry["shape"]) for name, entry in header(model / "model.safetensors").items()}
-    weights = {"whole": int(sum(shapes.values())), "linear": int(sum(n for k, n in shapes.items() if "_proj" in k))}
+    weights = {"whole": int(sum(shapes.values())), "linear": int(sum(n for k, n in shapes.items() if in_linear(k)))}
     costs = {name: json.loads((copy / "run.json").read_text()) for name, copy in copies.items()}
     kl: dict[tuple[str, str, str], Array] = {}
     points: dict[str, Any] = {}

@@ -48,16 +48,20 @@ def header(path: Path) -> dict[str, dict]:
     return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
+def in_linear(name: str) -> bool:
+    """Whether a tensor belongs to a linear layer of the blocks, by Llama's names or by BERT's."""
+    return "_proj" in name or ("encoder.layer." in name and "LayerNorm" not in name)
+
+
 def spent(file: int, tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
     """{"file", "linear", "embedding"}: bytes of the file, and of them those of the two kinds of matrices.
 
-    tensors: (name, bytes); everything stored under a name with _proj (codes, scales, zeros) is a linear layer's of a
-    Llama. An encoder has no such names: of it the file alone counts.
+    tensors: (name, bytes); everything stored under a linear layer's name (codes, scales, zeros) is that layer's.
     """
     linear = embedding = 0
     for name, size in tensors:
-        linear += size * ("_proj" in name)
-        embedding += size * ("embed_tokens" in name or "lm_head" in name)
+        linear += size * in_linear(name)
+        embedding += size * ("embed" in name or "lm_head" in name)
     return {"file": file, "linear": linear, "embedding": embedding}
 
 
