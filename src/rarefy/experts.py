@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 class Experts(nn.Module):
     """The gated experts of a layer: down(act(gate x) * up x), weighted by the router, summed over the chosen ones."""
 
+    act_fn: Any
+
     def __init__(self, fused: Any, gate: str, up: str, down: str) -> None:
         """fused: the module that holds them as 3-D parameters. gate, up, down: what each matrix is called."""
         super().__init__()
@@ -57,7 +59,7 @@ def take_apart(network: nn.Module) -> None:
     from transformers.core_model_loading import WeightConverter
 
     parts: dict[str, list[str]] = {}
-    for step in get_model_conversion_mapping(network):  # type: ignore[arg-type]
+    for step in get_model_conversion_mapping(network):
         if isinstance(step, WeightConverter) and all(".experts.*." in f".{name}" for name in step.source_patterns):
             leaves = [name.partition("experts.*.")[2].removesuffix(".weight") for name in step.source_patterns]
             parts.setdefault(step.target_patterns[0].rpartition(".")[2], leaves)
