@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,12 +28,12 @@ import rarefy
 from machine import machine, versions
 from rarefy.evidence.sources import read_arrays
 from rarefy.families.folding import fold
+from rarefy.files.atomic import write_bytes
 from rarefy.report.progress import showing
 from rarefy.units import Interval
 
 HERE = Path(__file__).resolve().parent
 HELD_OUT = 5000
-PERCENT = ("error", "worse")
 SEEDS = {"lenet300": 5, "lenet5": 5, "resnet20": 1}
 
 
@@ -67,8 +68,8 @@ ROWS: dict[str, dict[str, Row]] = {
                     {"ip1.weight": 0.92, "ip2.weight": 0.91, "ip3.weight": 0.74},
                 ],
                 {"ip*.weight": 5},
-                [10, 20, 10],
-                "soft=0.5,temperature=2,augment=shift",
+                [4, 8, 4],
+                "batch=256,rate=0.01,soft=0.5,augment=shift",
             ),
             "huffman",
         ),
@@ -82,8 +83,8 @@ ROWS: dict[str, dict[str, Row]] = {
                     {"conv1.weight": 0.34, "conv2.weight": 0.88, "ip1.weight": 0.92, "ip2.weight": 0.81},
                 ],
                 {"conv*.weight": 8, "ip*.weight": 5},
-                [5, 10, 5],
-                "soft=0.5,temperature=2,augment=shift",
+                [2, 4, 2],
+                "batch=256,rate=0.01,soft=0.5,augment=shift",
             ),
             "huffman",
         ),
@@ -98,7 +99,7 @@ ROWS: dict[str, dict[str, Row]] = {
                 ],
                 {"conv1.weight": 6, "layer*.weight": 4, "linear.weight": 5},
                 [4, 6, 10, 5],
-                "soft=0.5,temperature=2,augment=crop",
+                "rate=0.01,soft=0.5,augment=crop",
             ),
             "huffman",
         ),
@@ -136,35 +137,60 @@ def data(network: str, part: str, cache: Path) -> Path:
 # ---- stages
 
 
-def stage(network: str, row: Row, seed: int, part: str, work: Path, cache: Path) -> dict[str, Any]:
-    """Compress and measure, once: what is known of it by the same name is not done again."""
-    kept = beside(work)
-    asked = {"methods": list(row.methods), "coder": row.coder, "seed": seed, "part": part}
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        if {key: found[key] for key in asked} == asked:
-            return found
-    work.parent.mkdir(parents=True, exist_ok=True)
-    train = data(network, "train", cache)
-    model = rarefy.open(source(network, cache))
-    with showing() as progress:
-        made = rarefy.compress(
-            model, work, row.methods, coder=row.coder, data=[train], seed=seed, threads=1, progress=progress
+def place(network: str, row: Row, seed: int, cache: Path) -> Path:
+    """Where the artifact of a recipe stands."""
+    digest = hashlib.sha256(repr((row.methods, row.coder, seed)).encode()).hexdigest()[:10]
+    return cache / "deep-compression" / f"{network}-{digest}"
+
+
+def beside(artifact: Path, what: str) -> Path:
+    """Where it is kept what was found of an artifact."""
+    return artifact.with_name(f"{artifact.name}-{what}.json")
+
+
+def made(network: str, row: Row, seed: int, cache: Path) -> tuple[Path, dict[str, Any]]:
+    """The artifact of a recipe, and what making it said; made once, from where it was left."""
+    out = place(network, row, seed, cache)
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def make() -> dict[str, Any]:
+        train = data(network, "train", cache)
+        with showing() as progress:
+            result = rarefy.compress(
+                source(network, cache), out, row.methods, coder=row.coder, data=[train], seed=seed, threads=1,
+                progress=progress,
+            )  # fmt: skip
+        ratio = 4 * result.weights / result.bytes
+        return {"bytes": result.bytes, "ratio": ratio, "processor_s": round(result.cpu_seconds)}
+
+    return out, once(beside(out, "made"), make)
+
+
+def stage(network: str, row: Row, seed: int, part: str, cache: Path) -> dict[str, Any]:
+    """What a recipe makes and scores."""
+    out, said = made(network, row, seed, cache)
+
+    def measure() -> dict[str, Any]:
+        original = source(network, cache)
+        ours = rarefy.open(f"{original.partition('@')[0]}@{out}").module()
+        figures = rarefy.evaluate(
+            ours, read_arrays(data(network, part, cache)), against=rarefy.open(original).module(), batch=500
         )
-    figures = rarefy.evaluate(
-        rarefy.open(work).module(), read_arrays(data(network, part, cache)), against=model.module()
-    )
-    found = {
-        **asked,
-        "bytes": made.bytes,
-        "ratio": 4 * made.weights / made.bytes,
-        "error": wrong(figures.accuracy),
-        "original_error": wrong(figures.reference and figures.reference.accuracy),
-        "worse": wrong(figures.difference, 0.0),
-        "kl": figures.kl and figures.kl.as_json(),
-        "processor_s": round(made.cpu_seconds),
-    }
-    kept.write_text(json.dumps(found, indent=1) + "\n")
+        return {
+            "error": wrong(figures.accuracy),
+            "original_error": wrong(figures.reference and figures.reference.accuracy),
+            "worse": wrong(figures.difference, 0.0),
+            "kl": figures.kl and figures.kl.as_json(),
+        }
+
+    return {"seed": seed, **said, **once(beside(out, part), measure)}
+
+
+def once(kept: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file holds, or is to hold from now on."""
+    if not kept.exists():
+        write_bytes(kept, (json.dumps(make(), indent=1) + "\n").encode())
+    found: dict[str, Any] = json.loads(kept.read_text())
     return found
 
 
@@ -190,44 +216,21 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def report(cache: Path) -> dict[str, Any]:
     """All that has been measured."""
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = {network: {} for network in ROWS}
+    missing = []
     for network, name, row in every_row():
-        files = [place(network, name, seed, cache) for seed in range(SEEDS[network])]
-        found = [json.loads(kept.read_text()) for kept in (beside(file) for file in files) if kept.exists()]
-        found = [run for run in found if run["methods"] == list(row.methods) and run["coder"] == row.coder]
-        if found:
-            runs = [
-                {key: run[key] for key in ("seed", "bytes", "ratio", *PERCENT, "kl", "processor_s")} for run in found
-            ]
-            said = {"methods": list(row.methods), "coder": row.coder, "original_error": found[0]["original_error"]}
-            rows.setdefault(network, {})[name] = {**said, "summary": summary(found), "runs": runs}
-    missing = [
-        f"{network}/{name}, seeds {len(rows.get(network, {}).get(name, {}).get('runs', []))} of {SEEDS[network]}"
-        for network, name, _ in every_row()
-        if len(rows.get(network, {}).get(name, {}).get("runs", [])) < SEEDS[network]
-    ]
+        seeds = [seed for seed in range(SEEDS[network]) if beside(place(network, row, seed, cache), "test").exists()]
+        runs = [stage(network, row, seed, "test", cache) for seed in seeds]
+        if runs:
+            said = {"methods": list(row.methods), "coder": row.coder}
+            rows[network][name] = {**said, "summary": summary(runs), "runs": runs}
+        if len(runs) < SEEDS[network]:
+            missing.append(f"{network}/{name}, {SEEDS[network] - len(runs)} of {SEEDS[network]} seeds")
     return {"machine": machine(), "versions": versions("transformers"), "rows": rows, "missing": missing}
 
 
 def every_row() -> list[tuple[str, str, Row]]:
     return [(network, name, row) for network, rows in ROWS.items() for name, row in rows.items()]
-
-
-def place(network: str, name: str, seed: int, cache: Path) -> Path:
-    """Where a row's artifact stands."""
-    return cache / "deep-compression" / f"{network}-{name.lower().replace(' ', '-')}-{seed}"
-
-
-def beside(artifact: Path) -> Path:
-    return artifact.with_name(f"{artifact.name}.json")
-
-
-def attempt(network: str, row: Row, seed: int, cache: Path) -> None:
-    """One recipe on held-out images: for choosing settings."""
-    digest = hashlib.sha256(repr((network, row, seed)).encode()).hexdigest()[:10]
-    found = stage(network, row, seed, "held-out", cache / "deep-compression" / f"try-{network}-{digest}", cache)
-    shown = {key: found[key] for key in ("bytes", "ratio", "error", "original_error", "kl", "processor_s")}
-    print(json.dumps(shown), flush=True)
 
 
 def main() -> None:
@@ -241,13 +244,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "deep_compression.json")
     asked = parser.parse_args()
     if asked.tried:
-        attempt(asked.tried, Row(tuple(asked.patterns), asked.coder), asked.seed, asked.cache)
+        row = Row(tuple(asked.patterns), asked.coder)
+        print(json.dumps(stage(asked.tried, row, asked.seed, "held-out", asked.cache), indent=1))
         return
     for network, name, row in every_row():
         if not any(fnmatch(f"{network}/{name}", pattern) for pattern in asked.patterns):
             continue
         for seed in range(min(SEEDS[network], asked.seeds)):
-            found = stage(network, row, seed, "test", place(network, name, seed, asked.cache), asked.cache)
+            found = stage(network, row, seed, "test", asked.cache)
             print(f"{network}/{name} {seed}: {found['bytes']:,} bytes, {found['error']['value']:.2f} %", flush=True)
             asked.out.write_text(json.dumps(report(asked.cache), indent=1) + "\n")
 

@@ -14,6 +14,7 @@ from rarefy.codes import Code, Codebook, Dense, Grid, Sparse, kinds
 from rarefy.codes.base import matrix, names
 from rarefy.codes.difference import Difference
 from rarefy.codes.factored import Factored
+from rarefy.codes.positions import Positions
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.separable import Separable, exponents, powers
 from rarefy.codes.summed import Sum
@@ -79,6 +80,8 @@ EXAMPLES: dict[str, Callable[[], Code]] = {
     "codebook other order": lambda: codebook(255, "F16", order=1),
     "codebook without zero": lambda: codebook(16, "BF16"),
     "sparse codebook": lambda: Sparse(n_of_m(2, 4), codebook(16, order=1)),
+    "positions": lambda: Positions(keep_largest(0.2), codebook(16, order=1)),
+    "positions in sparse": lambda: Sparse(n_of_m(2, 4), Positions(keep_largest(0.3), grid(4, 32, affine=True))),
     "sparse dense": lambda: Sparse(keep_largest(0.2), Dense.of(VALUES, "BF16")),
     "sparse grid": lambda: Sparse(n_of_m(2, 4), grid(4, 32, affine=True)),
     "sparse sparse": lambda: Sparse(n_of_m(2, 4), Sparse(keep_largest(0.3), Dense.of(VALUES))),

@@ -101,6 +101,10 @@ def values(tree, shape, read, keep, base):
         scale = values(inside[0], (math.prod(each),), read, np.ones(math.prod(each), bool), None).astype("f4")
         scale = np.broadcast_to(scale.reshape(each), (rows, each[1]))[:, np.arange(columns) // group].reshape(-1)
         out = values(inside[1], shape, read, keep, None).astype("f4") * scale
+    elif kind == 10:
+        steps, own = read().astype(int), np.zeros(keep.size, bool)
+        own[(np.cumsum(steps + (steps < 255)) - 1)[steps < 255]] = True
+        out = np.where(own, values(inside[0], shape, read, keep & own, base), 0)
     elif kind == 9:
         turned = values(inside[0], shape[::-1], read, keep.reshape(shape).T.reshape(-1), None)
         out = turned.reshape(shape[::-1]).T.reshape(-1)

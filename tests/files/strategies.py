@@ -11,6 +11,7 @@ from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.base import matrix
 from rarefy.codes.dtypes import DTYPES
 from rarefy.codes.factored import Factored, fits
+from rarefy.codes.positions import Positions
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.summed import Sum
 from rarefy.codes.transposed import Transposed
@@ -93,7 +94,7 @@ def codes(draw: Callable) -> Code:
     code: Code = draw(st.one_of(dense(shape), grid(shape), codebook(shape), scaled(shape)))
     for _ in range(draw(st.integers(0, 2))):
         keep = rng(draw).random(shape) < draw(st.floats(0, 1))
-        code = code.masked(keep) if draw(st.booleans()) else Sparse(np.asarray(keep), code)
+        code = code.masked(keep) if draw(st.booleans()) else draw(st.sampled_from([Sparse, Positions]))(keep, code)
     if len(shape) == 2 and draw(st.booleans()):
         code, shape = Transposed(code), shape[::-1]
     if fits(1, shape) and draw(st.booleans()):

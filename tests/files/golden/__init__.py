@@ -14,6 +14,7 @@ from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.difference import ORDER, RUN, XOR, Difference
 from rarefy.codes.dtypes import DTYPES, dtype_of
 from rarefy.codes.factored import Factored
+from rarefy.codes.positions import Positions
 from rarefy.codes.scaled import Scaled
 from rarefy.codes.separable import Separable
 from rarefy.codes.summed import Sum
@@ -174,11 +175,16 @@ CODES: dict[str, Callable[[], tuple[Code, str]]] = {
     "scaled_twice": lambda: (scaled_twice((20, 31), 8), "F32"),
     "scaled_columns": lambda: (scaled_columns((24, 6, 3, 3)), "BF16"),
     "transposed": lambda: (Transposed(Sparse(keep((20, 31)), grid((20, 31), 4, 8, (20, 4), False, "F16"))), "F32"),
+    "positions": lambda: (Positions(numbers(3000, 4) > 39, codebook((3000,), 2, "BF16", 0)), "F32"),
+    "positions_grid": lambda: (
+        Positions(keep((12, 5, 3, 3)), grid((12, 5, 3, 3), 4, 9, (12, 5), False, "F16")),
+        "BF16",
+    ),
     "scaled_sparse": lambda: (Sparse(keep((20, 31)), scaled_twice((20, 31), 16)), "F32"),
 }
 
 CODERS = {
-    **dict.fromkeys(("huffman_grid", "huffman_constant", "huffman_tiles"), "huffman"),
+    **dict.fromkeys(("huffman_grid", "huffman_constant", "huffman_tiles", "positions"), "huffman"),
     **dict.fromkeys(("codebook_f16", "context_grid", "context_sparse", "context_vector", "context_tiles"), "context"),
     "rans_tiles": "rans_tiles",
     **dict.fromkeys(("parametric_grid", "parametric_escapes", "separable", "separable_sparse"), "parametric"),

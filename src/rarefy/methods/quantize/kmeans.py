@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rarefy.codes import Codebook, Dense
+from rarefy.codes import Code, Codebook, Dense, Sparse
+from rarefy.codes.positions import Positions
 from rarefy.method import PerTensor, setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rarefy.codes import Code
     from rarefy.evidence import Site
 
 LONGEST = 1000
@@ -36,14 +36,18 @@ class KMeans(PerTensor):
         if kept.size == 0:
             return site.code
         # Where most are left, a centroid for the zeros costs less than a support.
-        own = keep is not None and 2 * kept.size > weight.size
+        own = kept.size < weight.size < 2 * kept.size
         centroids = lloyd(kept, linear(kept, (1 << self.bits) - own))
         index = nearest(weight, centroids)
-        if own:
+        if own and keep is not None:
             zero = int(np.searchsorted(centroids, 0.0))
             centroids = np.insert(centroids, zero, 0.0)
             index = np.where(keep, index + (index >= zero), zero)
-        return Codebook(Dense.of(centroids, "BF16"), index.astype(np.uint8).reshape(site.shape))
+        shared = Codebook(Dense.of(centroids, "BF16"), index.astype(np.uint8).reshape(site.shape))
+        if keep is None or own:
+            return shared
+        support = keep.reshape(site.shape)
+        return min(Sparse(support, shared), Positions(support, shared), key=Code.bits)
 
 
 def linear(weights: NDArray[np.float32], k: int) -> NDArray[np.float64]:
