@@ -112,7 +112,7 @@ def test_a_real_network_takes_the_bits_asked_for(bits: float) -> None:
     if not STORIES.is_dir():
         pytest.skip("needs ../shared/data/lm/stories260K")
     made = Entropy(bits=bits).apply(open_model(STORIES), Evidence(IDS))
-    assert spent(made) == pytest.approx(bits, rel=0.02)
+    assert spent(made) == pytest.approx(bits, rel=0.025)
 
 
 def test_a_file_is_as_large_as_it_may_be(tmp_path) -> None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
-from rarefy.codes.separable import Separable, exponents, powers
+from rarefy.codes.separable import POINTS, Separable, exponents, powers
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
 from rarefy.maths.linalg import combined, damped, inverse_factor, product
@@ -28,6 +27,12 @@ LEAST = 1e-3
 
 SAMPLE, LEAST_ROWS = 1 / 32, 32
 """Of a matrix's rows, the share that a forecast of its rate rounds, and at least how many."""
+
+PLAIN = np.arange(1, POINTS + 1, dtype=np.float32)[:, None]
+"""Reconstruction points that are not shrunken: the integers themselves."""
+
+SURE = 3.0
+"""Standard errors by which a centroid has to differ from the middle of its bin."""
 
 SIDE_BITS = 12
 """What the scale and the spread of a row or a column take, about."""
@@ -60,8 +65,13 @@ class Entropy(Budgeted):
         return super().declines(site) or ("the output does not move with it" if still else "")
 
     def encode(self, site: Site) -> Separable:
-        rows, u = self._metric(site)
-        return _rounded(site.weight(), site.keep(), rows, u, self.step, site.shape)
+        w, keep = site.weight(), site.keep()
+        g, u = self._metric(site)
+        rows, columns = exponents(1 / np.sqrt(g)), exponents(self.step * np.diagonal(u))
+        some = _sample(len(w))
+        points = _points(w[some], None if keep is None else keep[some], rows[some], columns, u)[:, :1]
+        q = _rounded(w, keep, rows, columns, u, points)
+        return Separable(q, rows, columns, points[:, 0], shape=site.shape)
 
     def _metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """g (out,), about 1, and U (in, in), which has the scale of both."""
@@ -73,24 +83,27 @@ class Entropy(Budgeted):
         """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
         w, keep = site.weight(), site.keep()
         g, u = self._metric(site)
-        out, columns = w.shape
-        rows = np.unique(np.linspace(0, out - 1, max(LEAST_ROWS, int(SAMPLE * out))).astype(np.intp))
+        out, rows = len(w), _sample(len(w))
         w, g, keep = w[rows], g[rows], None if keep is None else keep[rows]
         scaled = w * np.sqrt(g)[:, None] / np.diagonal(u)
         # A Gaussian in steps of its deviation has log2 sqrt(2 pi e) = 2.05 bits.
         middle = np.log2(np.sqrt(np.mean(np.square(scaled), dtype=np.float64)) or 1.0) + 2.05
         steps = [float(np.exp2(middle - bits)) for bits in FORECAST_BITS]
         # All steps in one go: each is a factor of its own rows.
-        every = np.concatenate([g / np.float32(step) ** 2 for step in steps])
-        many = len(steps)
-        code = _rounded(np.tile(w, (many, 1)), None if keep is None else np.tile(keep, (many, 1)), every, u, 1.0)
-        parts = code.parts(many)
-        side = SIDE_BITS * (out + columns) + RECORD_BITS
+        many, tiled = len(steps), None if keep is None else np.tile(keep, (len(steps), 1))
+        every = exponents(np.outer(steps, 1 / np.sqrt(g)).reshape(-1))
+        columns = exponents(np.diagonal(u))
+        points = _points(np.tile(w, (many, 1)), tiled, every, columns, u, many)
+        left = np.empty((len(columns), len(every)), np.float32)
+        q = _rounded(np.tile(w, (many, 1)), tiled, every, columns, u, points, left)
+        parts = Separable(q, every, columns, shape=q.shape).parts(many)
+        side = SIDE_BITS * (out + len(columns)) + RECORD_BITS
         return {
             "steps": steps,
             "bits": [side + out / len(w) * part.values().bits() for part in parts],
-            "errors": [_error(part.decode() - w, g, u) / step for part, step in zip(parts, steps, strict=True)],
-            "weights": out * columns,
+            # Over the root mean square of a uniform error within 1.
+            "errors": [float(np.sqrt(12 * np.mean(np.square(e), dtype=np.float64))) for e in np.split(left, many, 1)],
+            "weights": out * len(columns),
         }
 
     def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
@@ -104,31 +117,68 @@ class Entropy(Budgeted):
         return dataclasses.replace(self, step=root([Curve(f["steps"], f["bits"]) for f in forecasts], bits))
 
 
-def _error(e: NDArray[np.float32], g: NDArray[np.float32], u: NDArray[np.float32]) -> float:
-    """Root mean square of sqrt(g_r) (e U^-1)_ri, over that of a uniform error within 1."""
-    whitened = solve_triangular(u, e.T, trans="T", check_finite=False)
-    return float(np.sqrt(12 * np.mean(np.square(whitened * np.sqrt(g)), dtype=np.float64)))
+def _sample(out: int) -> NDArray[np.intp]:
+    """Some rows of so many, evenly spread."""
+    return np.unique(np.linspace(0, out - 1, max(LEAST_ROWS, int(SAMPLE * out))).astype(np.intp))
+
+
+def _points(
+    w: NDArray[np.float32],
+    keep: NDArray[np.bool_] | None,
+    rows: NDArray[np.int16],
+    columns: NDArray[np.int16],
+    u: NDArray[np.float32],
+    many: int = 1,
+) -> NDArray[np.float32]:
+    """What |q| = 1, 2, 3 should stand for in each row, (3, out): the same in each of so many equal runs of rows.
+
+    Centroids of what rounds to them, which lie nearer to zero in the bins of a bell (Lloyd 1982; Max 1960); the
+    integer itself where no more than chance moves it.
+    """
+    left = np.empty((len(columns), len(w)), np.float32)
+    q = _rounded(w, keep, rows, columns, u, PLAIN, left)
+    found = np.repeat(PLAIN, len(w), 1)
+    for part in np.split(np.arange(len(w)), many):
+        size, outwards = np.abs(q[part]), np.sign(q[part]) * left.T[part]
+        for k in range(POINTS):
+            among = outwards[size == k + 1]
+            shift = float(among.mean(dtype=np.float64)) if among.size else 0.0
+            if among.size * shift**2 > SURE**2 / 12:
+                found[k, part] += np.float32(shift)
+    return found
 
 
 def _rounded(
     w: NDArray[np.float32],
     keep: NDArray[np.bool_] | None,
-    g: NDArray[np.float32],
+    rows: NDArray[np.int16],
+    columns: NDArray[np.int16],
     u: NDArray[np.float32],
-    step: float,
-    shape: tuple[int, ...] | None = None,
-) -> Separable:
-    rows, columns = exponents(1 / np.sqrt(g)), exponents(step * np.diagonal(u))
+    points: NDArray[np.float32],
+    left: NDArray[np.float32] | None = None,
+) -> NDArray[np.int32]:
+    """The integers, (out, in), on a grid of these exponents with points (3, out) or (3, 1).
+
+    left: (in, out), filled with what rounding leaves, in steps.
+    """
     scales, steps = powers(rows), powers(columns)
     q = np.empty((w.shape[1], w.shape[0]), np.int32)
 
     def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
         step = scales * steps[i]
-        np.rint(column / step, out=q[i], casting="unsafe")
+        level = column / step
+        np.rint(level, out=q[i], casting="unsafe")
         if keep is not None:
             q[i] *= keep[:, i]
-        rounded: NDArray[np.float32] = q[i] * step
+        size = np.abs(q[i])
+        value = size.astype(np.float32)
+        for k in range(POINTS):
+            np.copyto(value, points[k], where=size == k + 1)
+        np.copysign(value, level, out=value)
+        if left is not None:
+            np.subtract(level, value, out=left[i])
+        rounded: NDArray[np.float32] = value * step
         return rounded
 
     round_sequentially(w, u, round_column, block=BLOCK)
-    return Separable(np.ascontiguousarray(q.T), rows, columns, shape=shape or w.shape)
+    return np.ascontiguousarray(q.T)
