@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 PERIOD: Final = 10
 """Steps between two counts of the integers."""
 
-COLUMN, ROW = 8, 32
-"""Weights of the mean, in symbols, with which the coder starts to learn a column, and about those of a row."""
+COLUMN: Final = 8
+"""Symbols that the mean counts for when the coder starts to learn a column."""
+
+WINDOW: Final = 32
+"""Symbols of a row that the coder remembers: it cannot tell rows apart that are filled less than once in so many."""
 
 LEAST: Final = 2e-4
 """The least probability that the coder works with, about."""
@@ -164,7 +167,7 @@ def _count(latent: Values) -> float:
     n, total = float(filled.sum()), float(q.sum())
     mean = (n + 0.5) / (q.numel() + 1)
     column = (filled.sum(0) + COLUMN * mean) / (rows + COLUMN) if rows > 1 else filled.new_full((columns,), mean)
-    row = (filled.sum(1) + ROW * mean) / ((columns + ROW) * mean)
+    row = (filled.mean(1) + 1 / WINDOW) / (mean + 1 / WINDOW)
     odds = ((column / (1 - column)).log2() + row.log2()[:, None]).clamp_(math.log2(LEAST), -math.log2(LEAST))
     more = min(max(1 - (n + 1) / (total + 1.5), 0.02), 0.98)  # of the geometric law
     first, further = 1 - math.log2(1 - more), -math.log2(more)
