@@ -16,8 +16,9 @@ import transformers
 from export.coded import grid, wide
 from transformers import AutoTokenizer
 
+from rarefy.codes import Dense
 from rarefy.errors import RarefyError, UsageError
-from rarefy.evidence.sources import Arrays, Tokens
+from rarefy.evidence.sources import Arrays, Sentences, Tokens
 from rarefy.export import proof
 from rarefy.export.proof import Program, Unproved
 from rarefy.export.run import Exported, export
@@ -164,6 +165,24 @@ def test_gguf_opens_again_here(tmp_path: Path) -> None:
         torch.testing.assert_close(again.module()(ids).logits, model.module()(ids).logits)
     read = AutoTokenizer.from_pretrained(again.skeleton.folder)
     assert read(text)["input_ids"] == words(text)["input_ids"]
+
+
+def test_gguf_leaves_out_what_the_network_does_not_use(opened: Opened, data: Tokens, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model = opened(wide())
+    old = Dense.of(np.ones(8, np.float32))
+    model = dataclasses.replace(model, codes={**model.codes, "model.rotary_emb.inv_freq": old})
+    made = export(model, target("gguf"), tmp_path / "out", data)
+    assert made.forms["left out"] == 1 and set(made.why) == {"model.rotary_emb.inv_freq"} and proved(made) < 1e-9
+
+
+def test_encoders_are_packed_too(opened: Opened, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    ids = tuple(np.random.default_rng(i).integers(3, tiny.VOCABULARY, 9) for i in range(5))
+    data = Sentences(ids, "", "sentences")
+    model = opened(tiny.build("bert"))
+    made = export(model, target("compressed-tensors:group=16"), tmp_path / "out", data)
+    assert made.forms["4 bits, groups of 16, asymmetric"] == 13 and made.cost is not None and proved(made) < 1e-9
 
 
 def test_gguf_rows_that_are_no_whole_blocks_are_named(opened: Opened, data: Tokens, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ class GGUF(Target):
         ends = {names[key] for key in names} & {"token_embd.weight", "output.weight"}
 
         def hold(key: str, code: Code) -> Held:
+            if key not in names:
+                return Held(code, "left out", "the network does not use it")
             return _held(code, self.embedding if names[key] in ends else self.type)
 
         return converted(model, hold, progress, architecture=architecture, names=names)
@@ -213,7 +215,10 @@ def architecture_of(model: Model) -> str:
 
 
 def names_of(model: Model) -> dict[str, str]:
-    """File key -> llama.cpp's name. Raises UsageError for a tensor that it has no place for."""
+    """File key -> llama.cpp's name, of the tensors that the network uses.
+
+    Raises UsageError for one that llama.cpp has no place for.
+    """
     gguf = _package()
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(kinds[architecture_of(model)], _config(model)["num_hidden_layers"])

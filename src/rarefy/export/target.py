@@ -15,7 +15,7 @@ from rarefy import settings
 from rarefy.codes import Dense
 from rarefy.errors import UsageError
 from rarefy.method import parse_pairs
-from rarefy.model import Model, shape_of
+from rarefy.model import Model
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
@@ -113,6 +113,8 @@ def dense_in(code: Code, dtype: str) -> Dense:
 
 def linears(model: Model) -> Iterator[tuple[str, str]]:
     """(file key, module path) of the matrices of linear layers within the network: no embedding, no output head."""
+    from torch import nn
+
     from rarefy.families.base import places
 
     module: Any = model.skeleton.empty
@@ -121,13 +123,9 @@ def linears(model: Model) -> Iterator[tuple[str, str]]:
     keys = model.keys
     for place in places(module, model.skeleton.ties):
         (path, *others) = place.modules
-        if place.kind == "linear" and not others and module.get_submodule(path) is not head:
+        layer = module.get_submodule(path)
+        if isinstance(layer, nn.Linear) and not others and layer is not head:
             yield keys[place.parameter], path
-
-
-def is_matrix(model: Model, key: str) -> bool:
-    """Whether the tensor has two dimensions."""
-    return len(shape_of(model.codes, key)) == 2
 
 
 def target(words: str) -> Target:
