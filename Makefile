@@ -3,6 +3,7 @@
 # make lint    the part of it that only reads the source
 # make sanitize  the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer (GCC): tests, and the fuzzer's corpus
 # make bench   the figures in docs, again (hours; each script goes on where it was)
+# make bench-deep-compression   Deep Compression's tables: hours; goes on where it was
 # make docs    check that pages and code agree
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ JOBS ?= 2
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint sanitize bench docs clean
+.PHONY: demo test lint sanitize bench bench-deep-compression docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/python bench/demo.py
@@ -58,6 +59,10 @@ bench: $(VENV)/bench demo
 	$(if $(PEERS),$(BIN)/python bench/plane.py --peers $(PEERS) && $(BIN)/python bench/plot.py)
 	$(BIN)/python bench/opening.py demo/smollm2-rarefied
 	$(BIN)/python bench/kill.py --random 150 --systematic --full --layers 2 --json bench/results/kill.json
+	$(BIN)/python bench/figures.py
+
+bench-deep-compression: $(VENV)/bench
+	$(BIN)/python bench/deep_compression.py
 	$(BIN)/python bench/figures.py
 
 $(VENV)/torch:

@@ -165,6 +165,45 @@ def squeezenet(result: dict[str, Any]) -> str:
     )
 
 
+def deep_compression(result: dict[str, Any]) -> str:
+    """Deep Compression's tables, and what goes past them."""
+    titles = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet20": "ResNet-20, batch normalization folded"}
+    head = ["", "whole file", "ratio", "test error", "KL to the original, nats an image", "seeds"]
+    parts = []
+    for network, title in titles.items():
+        ours, rows = result["rows"][network], []
+        for by, size, ratio, error in result["published"][network]:
+            rows.append([by, f"{size / 1e3:.2f} KB" if size else "", f"{ratio}x", f"{error:.2f} %", "", ""])
+        for name, row in ours.items():
+            means, run = row["summary"], row["runs"][0]
+            cells = [f"{spread(means['bytes'], 1e-3, 2)} KB", f"{spread(means['ratio'], 1, 1)}x"]
+            if len(row["runs"]) == 1:
+                cells += [f"{interval(run['error'], 2)} %", interval(run["kl"], 4)]
+            else:
+                cells += [f"{spread(means['error'], 1, 2)} %", spread(means["kl"], 1, 4)]
+            rows.append([f"**{name}**", *cells, len(row["runs"])])
+        if ours:
+            run = next(iter(ours.values()))["runs"][0]
+            worse = "; ".join(f"{name} {interval(row['runs'][0]['worse'], 2)}" for name, row in ours.items())
+            said = (
+                f"The original: {run['original_error']['value']:.2f} %. Points worse, paired, first seed: {worse}.\n\n"
+            )
+            parts.append(f"**{title}**\n\n{table(head, rows)}\n{said}")
+    missing = f"Not measured yet: {'; '.join(result['missing'])}.\n\n" if result["missing"] else ""
+    return (
+        "## Deep Compression's tables\n\n`make bench-deep-compression`: from Caffe's LeNets and a CIFAR-10 ResNet; "
+        "ours in bold, mean ± standard deviation over seeds, of one seed with 95 % interval. Bytes are the whole "
+        "weight file. Settings were chosen on 5,000 training images that no recipe trains on; the originals have seen "
+        "them. \\*: quoted from memory.\n\n" + "".join(parts) + missing + f"{on(result)}\n"
+    )
+
+
+def spread(found: dict[str, Any], unit: float, digits: int) -> str:
+    """`8.51 ± 0.04`, in units."""
+    deviation = "" if found["deviation"] is None else f" ± {found['deviation'] * unit:.{digits}f}"
+    return f"{found['mean'] * unit:.{digits}f}{deviation}"
+
+
 def fuzz(result: dict[str, Any]) -> str:
     """What fuzzing found."""
     what = {"kernels": "C++ kernels, libFuzzer with AddressSanitizer and UBSan", "readers": "Python readers, Atheris"}
@@ -210,6 +249,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "gptq": gptq,
     "plane": plane,
     "opening": opening,
+    "deep_compression": deep_compression,
     "fuzz": fuzz,
 }
 
