@@ -44,7 +44,7 @@ LENGTH = 32
 
 def entrants(peers: Path, work: Path) -> dict[str, Contestant]:
     """By name: Rarefy in the environment that runs this file, each peer in its own."""
-    ours = (sys.executable, str(HERE / "peers" / "rarefy_entropy.py"))
+    ours = (sys.executable, str(HERE / "peers" / "rarefy_recipe.py"))
     made = [
         Contestant(f"rarefy-{bits}", (*ours, "--bpw", str(bits), "--resume-in", str(work / f"rarefy-{bits}.part")))
         for bits in RATES

@@ -61,7 +61,7 @@ def entrants(peers: Path, work: Path) -> dict[str, Contestant]:
     made = []
     for bits in RATES:
         resume = work / f"rarefy-{bits}.part"
-        ours = (sys.executable, str(here / "rarefy_entropy.py"), "--bpw", str(bits), "--resume-in", str(resume))
+        ours = (sys.executable, str(here / "rarefy_recipe.py"), "--bpw", str(bits), "--resume-in", str(resume))
         made.append(Contestant(f"rarefy-{bits}", ours))
     made += [Contestant(f"hqq-{bits}", (*peer(peers, "hqq", "hqq_groups"), "--bits", str(bits))) for bits in (2, 3, 4)]
     made.append(Contestant("bitsandbytes-nf4", peer(peers, "bitsandbytes", "bitsandbytes_nf4")))

@@ -1,6 +1,6 @@
-"""A recipe of Rarefy's, called as a user calls it and measured as the peers are:
+"""Rarefy, called as a user calls it and measured as the peers are:
 
-    python rarefy_recipe.py -m prune.sparsegpt:sparsity=0.5 [--size BYTES] --resume-in DIR MODEL TOKENS.npy OUT
+    python rarefy_recipe.py [-m prune.sparsegpt:sparsity=0.5] [--size BYTES | --bpw 3] --resume-in DIR MODEL TOKENS.npy OUT
 
 OUT gets the artifact and run.json. DIR keeps what is unfinished: killed, the same command goes on there, and run.json
 then says `resumed`, since its times are those of the last part alone.
@@ -24,8 +24,16 @@ import numpy as np
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("-m", "--method", action="append", required=True, help="NAME:setting=value,..")
-    parser.add_argument("--size", help="bytes of the whole file")
+    parser.add_argument(
+        "-m",
+        "--method",
+        action="append",
+        default=[],
+        help="NAME:setting=value,..; with a budget alone quantize.entropy",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--size", help="bytes of the whole file")
+    budget.add_argument("--bpw", help="bits a weight of the whole file")
     parser.add_argument("--resume-in", type=Path, required=True)
     parser.add_argument("--threads", default="2")
     parser.add_argument("model", type=Path)
@@ -39,12 +47,13 @@ def main() -> None:
         np.savez(data, x=tokens)
     compress = [sys.executable, "-m", "rarefy.cli", "compress", asked.model, made]
     compress += [word for method in asked.method for word in ("-m", method)]
-    compress += ["--size", asked.size] if asked.size else []
+    compress += ["--size", asked.size] if asked.size else ["--bpw", asked.bpw] if asked.bpw else []
     settings = ["--data", data, "--blocks", str(len(tokens)), "--threads", asked.threads, "--json"]
     said = json.loads(subprocess.run([*compress, *settings], check=True, stdout=subprocess.PIPE).stdout)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = {
         "recipe": asked.method,
+        **({"bpw": float(asked.bpw)} if asked.bpw else {}),
         "total_wall_s": round(time.perf_counter() - began, 2),
         "total_processor_s": round(used.ru_utime + used.ru_stime, 2),
         "total_peak_bytes": said["peak_rss_bytes"],
