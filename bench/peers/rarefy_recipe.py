@@ -1,6 +1,6 @@
 """Rarefy, called as a user calls it and measured as the peers are:
 
-    python rarefy_recipe.py [-m prune.sparsegpt:sparsity=0.5] [--size BYTES | --bpw 3] --resume-in DIR MODEL TOKENS.npy OUT
+    python rarefy_recipe.py [-m prune.wanda:sparsity=0.5] [--size BYTES | --bpw 3] --resume-in DIR MODEL TOKENS.npy OUT
 
 OUT gets the artifact and run.json. DIR keeps what is unfinished: killed, the same command goes on there, and run.json
 then says `resumed`, since its times are those of the last part alone.
@@ -29,7 +29,7 @@ def main() -> None:
         "--method",
         action="append",
         default=[],
-        help="NAME:setting=value,..; with a budget alone quantize.entropy",
+        help="NAME:setting=value,..; none with a budget alone",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--size", help="bytes of the whole file")
