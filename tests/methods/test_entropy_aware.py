@@ -60,7 +60,7 @@ def test_bits_are_counted_as_the_page_says(density: float) -> None:
 @pytest.mark.parametrize("density", [0.01, 0.05])
 def test_bits_are_about_those_of_the_file(density: float) -> None:
     q = structured(1, density)
-    written = 8 * len(record.encode(grid(q, 0.25, q.shape), "F32"))
+    written = 8 * len(record.encode(grid(q, 0.25, q.shape), "F32", "context"))
     assert 0.75 * written < _count(latent(q)) < 1.05 * written
 
 

@@ -6,6 +6,7 @@ import tiny
 from rarefy.errors import UsageError
 from rarefy.methods.prune.magnitude import Magnitude
 from rarefy.methods.quantize.entropy import Entropy
+from rarefy.methods.quantize.entropy_aware import EntropyAware
 from rarefy.methods.quantize.rtn import RTN
 from rarefy.plan.budget import Budget, budget, held, parse_size, stepped
 from rarefy.recipe import Recipe
@@ -59,6 +60,13 @@ def test_two_budgets_are_refused() -> None:
 def test_the_one_able_method_is_held() -> None:
     recipe = Recipe((Recipe((Magnitude(),)), Entropy(damping=0.02)), "rans")
     assert held(recipe, Budget(size=500)) == Recipe((Magnitude(), Entropy(size=500, damping=0.02)), "rans")
+
+
+def test_a_method_that_trains_keeps_a_size_and_no_divergence() -> None:
+    recipe = Recipe((Magnitude(), EntropyAware(levels=3)))
+    assert held(recipe, Budget(size=500)) == Recipe((Magnitude(), EntropyAware(levels=3, size=500)))
+    with pytest.raises(UsageError, match="no method to hold to a budget"):
+        held(recipe, Budget(max_kl=0.1))
 
 
 def test_a_step_takes_the_place_of_a_budget() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rarefy.errors import UsageError
-from rarefy.method import Budgeted, Method
+from rarefy.method import Budgeted, Latent, Method
 from rarefy.plan.data import reads_tokens
 from rarefy.recipe import Recipe
 
@@ -75,24 +75,30 @@ def held(recipe: Recipe, limit: Budget) -> Recipe:
 
     Raises UsageError when there is not one such method.
     """
-    able = [method for method in recipe.flat() if isinstance(method, Budgeted)]
+    able = [method for method in recipe.flat() if _keeps(method, limit)]
     if len(able) != 1:
         names = " and ".join(method.name() for method in able)
         raise UsageError(
             f"this recipe has {names or 'no method'} to hold to a budget",
             remedy="take quantize.entropy for one of its methods, once",
         )
-    return _with(recipe, size=limit.size or 0, step=0.0)
+    return _with(recipe, able[0], size=limit.size or 0, step=0.0)
 
 
 def stepped(recipe: Recipe, step: float) -> Recipe:
-    """The recipe whose method that can be held to a budget has this step instead."""
-    return _with(recipe, size=0, step=step)
+    """The recipe whose method that can be held to a divergence has this step instead."""
+    able = next((method for method in recipe.flat() if isinstance(method, Budgeted)), None)
+    return recipe if able is None else _with(recipe, able, size=0, step=step)
 
 
-def _with(recipe: Recipe, *, size: int, step: float) -> Recipe:
-    changed: list[Method] = [
-        dataclasses.replace(method, size=size, step=step) if isinstance(method, Budgeted) else method
-        for method in recipe.flat()
-    ]
+def _keeps(method: Method, limit: Budget) -> bool:
+    """Whether a method keeps a size, or a divergence; of those that train, some keep a size."""
+    trains = isinstance(method, Latent) and limit.max_kl is None
+    return isinstance(method, Budgeted) or (trains and "size" in method.settings())
+
+
+def _with(recipe: Recipe, able: Method, **settings: float) -> Recipe:
+    """The recipe with other settings of one of its methods, of those that it has."""
+    own = {name: value for name, value in settings.items() if name in able.settings()}
+    changed = [dataclasses.replace(method, **own) if method is able else method for method in recipe.flat()]
     return Recipe(tuple(changed), recipe.coder)
