@@ -183,6 +183,7 @@ def test_encoders_are_packed_too(opened: Opened, tmp_path: Path) -> None:
     model = opened(tiny.build("bert"))
     made = export(model, target("compressed-tensors:group=16"), tmp_path / "out", data)
     assert made.forms["4 bits, groups of 16, asymmetric"] == 13 and made.cost is not None and proved(made) < 1e-9
+    assert len(made.proofs) == 1  # vLLM is asked about causal language models alone
 
 
 def test_gguf_rows_that_are_no_whole_blocks_are_named(opened: Opened, data: Tokens, tmp_path: Path) -> None:

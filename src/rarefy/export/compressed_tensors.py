@@ -141,7 +141,8 @@ class CompressedTensors(Target):
         rounds = not scheme.symmetric and any(dtypes[key] != "F32" for key in _packed(conversion))
         reader = transformers_engine(conversion.model)
         reader = dataclasses.replace(reader, limit=RESTORED) if rounds else reader
-        return [reader, Program("vLLM", "vllm", "vllm", "vllm.py", HALF)]
+        causal = type(conversion.model.skeleton.empty).__name__.endswith("ForCausalLM")
+        return [reader, *([Program("vLLM", "vllm", "vllm", "vllm.py", HALF)] if causal else [])]
 
 
 TARGET = CompressedTensors
