@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarefy import heap
+from rarefy.codes.sparse import supported
 from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import (
     Curvature,
@@ -92,7 +93,7 @@ class Joint:
     def look(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
         """What a survey leaves of a segment."""
         codes, notes = kept(sites)
-        forecasts = [_forecasts(method, sites) if isinstance(method, Budgeted) else {} for method in self.methods]
+        forecasts = [_forecasts(self.methods[:i], method, sites) for i, method in enumerate(self.methods)]
         return Visited(codes, {"curvature": notes, "forecasts": forecasts})
 
     def learn(self, looked: Sequence[Visited]) -> None:
@@ -166,11 +167,18 @@ class Joint:
         return 8.0 * len(record.encode(code, self.model.dtypes[key]))
 
 
-def _forecasts(method: Budgeted, sites: list[Site]) -> dict[str, Any]:
-    found = {}
+def _forecasts(earlier: Sequence[PerTensor], method: PerTensor, sites: list[Site]) -> dict[str, Any]:
+    """What a method will take of sites that others code before it; nothing where it has no budget."""
+    found: dict[str, Any] = {}
+    if not isinstance(method, Budgeted):
+        return found
     for site in sites:
         if not method.declines(site):
             refuse_non_finite(site)
+            for before in earlier:
+                # What an earlier budget will make of it is not known yet.
+                if not (isinstance(before, Budgeted) or before.adds or before.declines(site)):
+                    site = dataclasses.replace(site, code=encode(before, site))
             found[site.name] = method.forecast(site)
             heap.release()
     return found
@@ -184,7 +192,7 @@ def encode(method: PerTensor, site: Site) -> Code:
     refuse_non_finite(site)
     code = method.encode(site)
     keep = None if method.adds else site.keep()
-    return code if keep is None else code.masked(keep.reshape(code.shape))
+    return code if keep is None else supported(code, keep.reshape(code.shape))
 
 
 def refuse_non_finite(site: Site) -> None:

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from rarefy.codes import Grid, Sparse
-from rarefy.joint import apply_jointly
+from rarefy.joint import Joint, apply_jointly
 from rarefy.methods.prune.magnitude import Magnitude
 from rarefy.methods.prune.sparsegpt import SparseGPT
 from rarefy.methods.prune.wanda import Wanda
@@ -118,3 +118,21 @@ def test_the_tied_embedding_is_coded_when_it_is_named() -> None:
     assert module.lm_head.weight is module.model.embed_tokens.weight
     refused = apply_jointly([GPTQ(include=(key,))], model, tiny.evidence("llama_tied")).history[0]
     assert refused.untouched[key] == "calibration never reached it" and not refused.damage
+
+
+class Seen(Entropy):
+    """Leaves of a site what share of it was zero."""
+
+    def forecast(self, site) -> dict[str, float]:
+        return {"weights": site.weight().size, "zeros": float((site.weight() == 0).mean())}
+
+
+def test_a_forecast_is_of_what_earlier_methods_leave() -> None:
+    joint = Joint((SparseGPT(sparsity=0.5, exclude=("2.weight",)), Seen()), tiny.opened("chain"))
+    joint.survey(tiny.evidence("chain"), "walk", seed=0)
+    assert joint.forecasts[0] == {}
+    assert {key: seen["zeros"] for key, seen in joint.forecasts[1].items()} == {
+        "0.weight": 0.5,
+        "2.weight": 0,
+        "5.weight": 0.5,
+    }

@@ -7,7 +7,7 @@ bits a weight at density p and log2 C(m, n) / m for n:m patterns with m = 2, 4 o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+
+
+WORTH: Final = 0.95
+"""A support must take off this much where zeros are on the grid: values without one are simpler to read."""
+
+
+def supported(code: Code, keep: NDArray[np.bool_]) -> Code:
+    """`code` with zeros outside `keep` (bool, its shape), under a support of their own where that is smaller.
+
+    On a grid an unstructured support costs what zeros among the values do; an n:m pattern costs less.
+    """
+    masked = code.masked(keep)
+    if isinstance(masked, Sparse):
+        return masked
+    apart = Sparse(keep, masked)
+    return apart if apart.bits() < WORTH * masked.bits() else masked
 
 
 class Sparse(Code):

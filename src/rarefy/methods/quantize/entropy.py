@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rarefy.codes.separable import POINTS, Separable, exponents, powers
+from rarefy.codes.sparse import supported
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
 from rarefy.maths.linalg import combined, damped, inverse_factor, product
@@ -100,7 +101,7 @@ class Entropy(Budgeted):
         side = SIDE_BITS * (out + len(columns)) + RECORD_BITS
         return {
             "steps": steps,
-            "bits": [side + out / len(w) * part.values().bits() for part in parts],
+            "bits": [side + out / len(w) * _bits(part, keep) for part in parts],
             # Over the root mean square of a uniform error within 1.
             "errors": [float(np.sqrt(12 * np.mean(np.square(e), dtype=np.float64))) for e in np.split(left, many, 1)],
             "weights": out * len(columns),
@@ -115,6 +116,12 @@ class Entropy(Budgeted):
         if self.step:
             return self
         return dataclasses.replace(self, step=root([Curve(f["steps"], f["bits"]) for f in forecasts], bits))
+
+
+def _bits(code: Separable, keep: NDArray[np.bool_] | None) -> float:
+    """Of the integers, and of where they are."""
+    made = code if keep is None else supported(code, keep)
+    return sum(stream.bits() for stream in made.streams() if stream.name in ("support", "values"))
 
 
 def _sample(out: int) -> NDArray[np.intp]:
