@@ -188,7 +188,6 @@ def _resume(
         for name, leaf in leaves.items():
             leaf.copy_(tensors[f"leaf.{name}"])
             if f"exp_avg.{name}" in tensors:
-                moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS}
-                # AdamW counts on the CPU, wherever the leaf is.
-                optimizer.state[leaf] = {k: v if k == "step" else v.to(leaf.device) for k, v in moments.items()}
+                # A fused AdamW counts its steps where the leaf is.
+                optimizer.state[leaf] = {moment: tensors[f"{moment}.{name}"].to(leaf.device) for moment in _MOMENTS}
     return step
