@@ -153,11 +153,19 @@ class CurvatureGatherer:
             self._add(path, rows.float().square().sum(0, dtype=_double()))
 
     def _sum_positions(self, path: str, x: torch.Tensor, g: torch.Tensor) -> None:
-        """Add V_n of every example: inputs (n positions, in), gradients (n positions, out)."""
-        import torch
+        """Add V_n = G_n^T X_n of every example: inputs (n positions, in), gradients (n positions, out).
 
+        Of fewer positions than outputs sum V_n^T V_n = sum X_n^T (G_n G_n^T) X_n takes a fraction of the products.
+        """
         positions = len(g) // self.examples
-        for x_n, g_n in zip(torch.split(x, positions), torch.split(g, positions), strict=True):
+        x, g = x.reshape(self.examples, positions, -1), g.reshape(self.examples, positions, -1)
+        if positions < g.shape[-1]:
+            weighted = (g @ g.mT) @ x
+            metric = x.flatten(0, 1).T @ weighted.flatten(0, 1)
+            self._metrics[path] = metric + self._metrics.get(path, 0)
+            self._add(path, ((x @ x.mT) @ g).mul_(g).sum((0, 1), dtype=_double()))
+            return
+        for x_n, g_n in zip(x, g, strict=True):
             v = g_n.T @ x_n
             self._metrics[path] = v.T @ v + self._metrics.get(path, 0)
             self._add(path, v.square().sum(1, dtype=_double()))
