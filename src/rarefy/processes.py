@@ -55,11 +55,11 @@ class Processes:
     @classmethod
     def joined(cls, device: str = "cpu") -> Processes:
         """All that were started together, ready to talk; on CUDA each with a device of its own."""
+        if started() == 1:
+            return cls()
         import torch
         from torch import distributed
 
-        if started() == 1:
-            return cls()
         if not distributed.is_initialized():
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -52,6 +52,21 @@ def test_noise_costs_what_it_does_to_the_whole_network(name: str) -> None:
     assert found == pytest.approx(distance(name, model, noisy, evidence.array()), rel=1e-3)
 
 
+def test_zeros_of_a_pruning_are_not_disturbed() -> None:
+    journal = tiny.Memory()
+    pruned = Magnitude(0.75).apply(tiny.opened("llama"), Evidence())
+    found = foresee(pruned, Recipe((Entropy(bits=4),)), tiny.evidence("llama", 32, journal=journal), seed=0)
+    made = {key: code for step in journal.steps.values() for key, code in step.codes.items() if key.endswith(" noise")}
+    layers = {key: code.decode() for key, code in made.items() if "layers" in key}
+    assert found is not None
+    assert len(layers) == 14
+    for key, values in layers.items():
+        zero = pruned.codes[key.removesuffix(" noise")].decode() == 0
+        assert zero.mean() == pytest.approx(0.75, abs=0.01)
+        assert not values[zero].any()
+        assert values[~zero].all()
+
+
 @pytest.mark.parametrize(("name", "limit"), [("llama", 0.05), ("llama_tied", 0.2), ("bert", 0.02)])
 def test_a_divergence_is_met(name: str, limit: float) -> None:
     evidence = tiny.evidence(name, 64)

@@ -24,6 +24,7 @@ from rarefy.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rarefy.codes import Code
     from rarefy.model import Model
 
 SHARE: Final = 4
@@ -139,11 +140,13 @@ class _Foresight:
         self.noise = ChainMap[str, Any](*(visited.codes for visited in looked))  # type: ignore[arg-type]
 
     def _disturb(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """Noise for a segment's sites, for a step of 1."""
-        taken = [site for site in sites if not self.method.declines(site)]
-        made = {site.name: self.method.noise(site, _random(self.seed, site.name)) for site in taken}
-        codes = {site.name: site.oriented(Dense.of(made[site.name], "BF16")) for site in taken}
-        return Visited({_noise(key): code for key, code in codes.items()})
+        """Noise for a segment's sites, for a step of 1; none where an earlier step left zeros."""
+        made: dict[str, Code] = {}
+        for site in sites:
+            if not self.method.declines(site):
+                values, keep = self.method.noise(site, _random(self.seed, site.name)), site.keep()
+                made[_noise(site.name)] = site.oriented(Dense.of(values if keep is None else values * keep, "BF16"))
+        return Visited(made)
 
     def sized(self, why: str) -> Foreseen:
         """Where the recipe's own budget leads. why: the divergence is not predicted, or ""."""

@@ -7,14 +7,15 @@ out: what errors of different rows and layers do together, higher orders, and te
 from __future__ import annotations
 
 from collections import ChainMap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from rarefy import heap
 from rarefy.codes import Dense
 from rarefy.evidence.laws import output_law
 from rarefy.evidence.passes import Passes
 from rarefy.evidence.sites import Visited
-from rarefy.evidence.survey import SHARE
 from rarefy.families import Law, Segments
 from rarefy.measure.divergence import cosine_distance, softmax_kl
 from rarefy.model import LazyCodes, shape_of
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from rarefy.evidence.spool import Spool
     from rarefy.measure import divergence
     from rarefy.model import Model
+
+SHARE: Final = 8
+"""Micro-batches are that part of a walk's: both networks' heads are held, and the outputs of both."""
 
 DISTANCES: dict[Law, divergence.Law] = {"softmax": softmax_kl, "embedding": cosine_distance}
 """A regression's is in units of its outputs' variance, and not predicted."""
@@ -47,8 +51,10 @@ def nats(model: Model, evidence: Evidence, noise: Mapping[str, Code], sizes: Map
     segments = Segments(model.skeleton)
 
     def noisy(key: str) -> Code:
-        clean = model.codes[key].decode()
-        return Dense.of(clean + sizes[key] * noise[key].decode().reshape(clean.shape))
+        # Added in place: of an embedding each copy counts.
+        made = noise[key].decode() * np.float32(sizes[key])
+        made += model.codes[key].decode().reshape(made.shape)
+        return Dense.of(made.reshape(shape_of(model.codes, key)))
 
     codes = LazyCodes(noisy, {key: shape_of(model.codes, key) for key in sizes})
     return float(_Twins(model, segments, evidence, codes, law_of(segments), name).run()[0].notes["nats"])
