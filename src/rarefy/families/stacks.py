@@ -34,8 +34,10 @@ class Stacks:
         return [f"{found[0]}.{name}" for name, _ in module.get_submodule(found[0]).named_children()]
 
     def law(self, module: nn.Module) -> Law:
-        projected = type(module).__name__.endswith("WithProjection")
-        if projected or getattr(module, "base_model", None) is module:
+        kind = type(module).__name__
+        # T5's and Whisper's heads are not beside a base model.
+        headless = getattr(module, "base_model", None) is module and "For" not in kind
+        if headless or kind.endswith("WithProjection"):
             return "embedding"
         return (
             "gaussian" if getattr(getattr(module, "config", None), "problem_type", None) == "regression" else "softmax"

@@ -66,7 +66,11 @@ def trace(
     held = module.state_dict(keep_vars=True)
     with mode, torch.set_grad_enabled(backwards), _unheard():
         # Weights that want gradients hold a layer's inputs, as the survey's hooks do.
-        made = {key: torch.empty(shape, dtype=dtype, requires_grad=backwards) for key, shape in tensors.values()}
+        learnt = {key for name, (key, _) in tensors.items() if isinstance(held[name], torch.nn.Parameter)}
+        made = {
+            key: torch.empty(shape, dtype=dtype, requires_grad=backwards and key in learnt)
+            for key, shape in tensors.values()
+        }
         # Integers are buffers, which the module has itself.
         given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
         args, kwargs = model_inputs(module, mode.from_tensor(batch))
