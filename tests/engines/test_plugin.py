@@ -17,11 +17,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     Qwen3Config,
     ResNetConfig,
+    ViTConfig,
 )
 
 from rarefy.errors import FormatError, UsageError
@@ -49,6 +52,15 @@ CONFIGS: dict[str, tuple[Any, Any]] = {
     "llama-tied": (AutoModelForCausalLM, LlamaConfig(**TEXT, tie_word_embeddings=True)),
     "llama-untied": (AutoModelForCausalLM, LlamaConfig(**TEXT, tie_word_embeddings=False)),
     "qwen3": (AutoModelForCausalLM, Qwen3Config(**TEXT, head_dim=8)),
+    "gpt2": (AutoModelForCausalLM, GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=4)),
+    "gpt-neox": (
+        AutoModelForCausalLM,
+        GPTNeoXConfig(**{k: v for k, v in TEXT.items() if k != "num_key_value_heads"}),
+    ),
+    "vit": (
+        AutoModelForImageClassification,
+        ViTConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=16),
+    ),
     "mixtral": (AutoModelForCausalLM, MixtralConfig(**TEXT, num_local_experts=3)),
     "bert": (AutoModel, BERT),
     "resnet": (
@@ -170,13 +182,14 @@ def test_config_without_dtype(hint: str | None, llama: LlamaForCausalLM, write: 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
 @pytest.mark.parametrize("name", ["llama-tied", "mixtral"])
-def test_device_map(name: str, device_map: Any, write: Write) -> None:
+def test_device_map_over_shards(name: str, device_map: Any, write: Write) -> None:
     auto, config = CONFIGS[name]
-    pair = write(auto.from_config(config), grid=True)
+    pair = write(auto.from_config(config), grid=True, shard=5000)
+    assert len(list(pair.artifact.glob("*.safetensors"))) > 2
     expect_same(auto.from_pretrained(pair.artifact, device_map=device_map), auto.from_pretrained(pair.dense))
 
 
-@pytest.mark.parametrize("name", ["llama-tied", "mixtral", "bert", "resnet"])
+@pytest.mark.parametrize("name", ["llama-tied", "mixtral", "gpt2", "gpt-neox", "vit", "bert", "resnet"])
 def test_saves_an_ordinary_checkpoint(name: str, write: Write, tmp_path: Path) -> None:
     auto, config = CONFIGS[name]
     pair = write(auto.from_config(config), grid=True)
