@@ -123,7 +123,7 @@ def test_a_point_stands_against_the_largest_file_that_is_no_larger() -> None:
     points = {name: {"whole": {"bytes": size}} for name, size in sizes.items()}
     blocks = {"rarefy-2": 0.9 * peer, "rarefy-3": 0.4 * peer, "rarefy-4": 0.1 * peer, "tiny": peer, "beaten": peer}
     blocks["ahead"] = 0.5 * peer
-    found = plane.against("whole", points, {(name, "whole", "wikipedia"): kl for name, kl in blocks.items()})
+    found = plane.against("whole", points, {(name, "whole", "sts"): kl for name, kl in blocks.items()}, "sts")
     assert found["tiny"] == {"rarefy": None, "holds": False}
     assert found["beaten"]["rarefy"] == found["ahead"]["rarefy"] == "rarefy-3"
     assert found["beaten"]["kl over the peer's"]["value"] == pytest.approx(0.4)

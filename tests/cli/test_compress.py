@@ -107,7 +107,7 @@ def test_threads_reach_every_library(llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "quantize.entropy, quantize.gptq, "),
+        ((), "quantize.entropy, quantize.entropy_aware, "),
         (("-m", "quantize.rtn", "-r", "x.toml"), "-r and -m are both given"),
         (("-m", "quantize.rnt"), "did you mean quantize.rtn"),
         (("-m", "quantize.rtn:bit=4"), "did you mean bits"),
