@@ -32,10 +32,15 @@ class Curve:
 
 
 def root(curves: Sequence[Curve], bits: float) -> float:
-    """The one step at which curves together reach `bits`: the widest measured one where none is so few."""
+    """The one step at which curves together reach `bits`: the widest measured one where none is so few.
+
+    Raises ValueError where no step is so fine.
+    """
     low, high = -60.0, max(curve.widest for curve in curves)
 
     def excess(x: float) -> float:
         return sum(curve(2.0**x) for curve in curves) - bits
 
+    if excess(low) < 0:
+        raise ValueError(f"no step reaches {bits:.4g} bits")
     return float(np.exp2(high if excess(high) >= 0 else brentq(excess, low, high, xtol=1e-6)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from rarefy.codes.separable import POINTS, Separable, exponents, powers
 from rarefy.codes.sparse import supported
+from rarefy.errors import UsageError
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
 from rarefy.maths.linalg import combined, damped, inverse_factor, product
@@ -115,7 +116,15 @@ class Entropy(Budgeted):
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Entropy:
         if self.step:
             return self
-        return dataclasses.replace(self, step=root([Curve(f["steps"], f["bits"]) for f in forecasts], bits))
+        try:
+            step = root([Curve(f["steps"], f["bits"]) for f in forecasts], bits)
+        except ValueError as error:
+            raise UsageError(
+                f"{self.name()} cannot spend so many bits",
+                f"{error}: the output hardly moves with these weights",
+                "exclude what it does not move with, or calibrate on data like those it was trained on",
+            ) from None
+        return dataclasses.replace(self, step=step)
 
 
 def _bits(code: Separable, keep: NDArray[np.bool_] | None) -> float:
