@@ -56,6 +56,7 @@ def read(data: bytes, threads: int = 1) -> object:
     return record.decode(data, threads)[0]
 
 
+@settings(deadline=None)
 @given(strategies.codes())
 def test_round_trip(code: object) -> None:
     data = record.encode(code, "F16")
