@@ -95,14 +95,15 @@ class Entropy(Budgeted):
         many, tiled = len(steps), None if keep is None else np.tile(keep, (len(steps), 1))
         every = exponents(np.outer(steps, 1 / np.sqrt(g)).reshape(-1))
         columns = exponents(np.diagonal(u))
-        points = _points(np.tile(w, (many, 1)), tiled, every, columns, u, many)
+        w = np.tile(w, (many, 1))
+        points = _points(w, tiled, every, columns, u, many)
         left = np.empty((len(columns), len(every)), np.float32)
-        q = _rounded(np.tile(w, (many, 1)), tiled, every, columns, u, points, left)
+        q = _rounded(w, tiled, every, columns, u, points, left)
         parts = Separable(q, every, columns, shape=q.shape).parts(many)
         side = SIDE_BITS * (out + len(columns)) + RECORD_BITS
         return {
             "steps": steps,
-            "bits": [side + out / len(w) * _bits(part, keep) for part in parts],
+            "bits": [side + out / len(rows) * _bits(part, keep) for part in parts],
             # Over the root mean square of a uniform error within 1.
             "errors": [float(np.sqrt(12 * np.mean(np.square(e), dtype=np.float64))) for e in np.split(left, many, 1)],
             "weights": out * len(columns),
