@@ -23,6 +23,7 @@ from compressed_tensors.quantization.lifecycle.forward import dequantize, quanti
 from datasets import Dataset
 from dense import network, save, spent_safetensors
 from llmcompressor import oneshot
+from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.gptq import GPTQModifier
 from meter import Meter
 from torch import nn
@@ -40,6 +41,11 @@ def gptq(model: PreTrainedModel, tokens: np.ndarray, actorder: str | None, batch
         actorder=actorder,
         dampening_frac=0.01,
     )
+    calibrated(model, modifier, tokens, batch)
+
+
+def calibrated(model: PreTrainedModel, modifier: Modifier, tokens: np.ndarray, batch: int) -> None:
+    """Let a modifier work on a network in place; `tokens` is int [samples, length]."""
     samples = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": np.ones_like(tokens).tolist()})
     oneshot(
         model=model,

@@ -17,13 +17,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from datasets import Dataset
-from dense import save
-from llmcompressor import oneshot
+from dense import network, save
 from llmcompressor.modifiers.pruning import SparseGPTModifier
+from llmcompressor_gptq import calibrated
 from meter import Meter
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 
 def sparsegpt(model: PreTrainedModel, tokens: np.ndarray, pattern: str, batch: int) -> None:
@@ -36,16 +35,7 @@ def sparsegpt(model: PreTrainedModel, tokens: np.ndarray, pattern: str, batch: i
         targets=["Linear"],
         ignore=["re:.*lm_head"],
     )
-    samples = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": np.ones_like(tokens).tolist()})
-    oneshot(
-        model=model,
-        dataset=samples,
-        recipe=modifier,
-        max_seq_length=tokens.shape[1],
-        num_calibration_samples=len(tokens),
-        shuffle_calibration_samples=False,
-        batch_size=batch,
-    )
+    calibrated(model, modifier, tokens, batch)
 
 
 def dense(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -75,7 +65,7 @@ def main() -> None:
     meter = Meter()
     torch.set_num_threads(asked.threads)
     with meter.part("load"):
-        model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
+        model = network(asked.model, dtype=getattr(torch, asked.dtype))
     tokens = np.load(asked.tokens)
     with meter.part("prune"):
         sparsegpt(model, tokens, asked.pattern, asked.batch)
