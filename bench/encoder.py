@@ -74,6 +74,10 @@ def report(model: Path, copies: dict[str, Path], found: dict[str, Measured]) -> 
     weights = {"whole": int(sum(shapes.values())), "linear": int(sum(n for k, n in shapes.items() if in_linear(k)))}
     points: dict[str, Any] = {}
     kl = {}
+    before = found["whole"].original
+    reference = None if before is None else scores(found["whole"].blocks, before).spearman
+    if reference is None:
+        raise ValueError("the original was not measured")
     for name, copy in copies.items():
         cost = json.loads((copy / "run.json").read_text())
         points[name] = {"cost": cost}
@@ -93,6 +97,7 @@ def report(model: Path, copies: dict[str, Path], found: dict[str, Measured]) -> 
             kl[name, plane, "sts"] = of_it.kl
     return {
         "network": "all-MiniLM-L6-v2, float32",
+        "original": {"spearman": round(reference.value, 6)},
         "weights": weights,
         "machine": machine(),
         "versions": versions("transformers"),
@@ -124,7 +129,7 @@ def main() -> None:
         found[plane] = measure(networks, pairs, original=original)
     results = report(model, copies, found) | {
         "calibration": f"sts-train {asked.samples} x {LENGTH}",
-        "evaluation": f"sts-test, {len(pairs.scores)} pairs",
+        "evaluation": {"sts": f"sts-test, {len(pairs.scores)} pairs"},
         "missing": [name for name in everyone if name not in copies],
     }
     asked.json.parent.mkdir(parents=True, exist_ok=True)

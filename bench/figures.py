@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+OVER = "kl over the peer's"
 BEGIN, END = "<!-- demo -->\n", "<!-- /demo -->\n"
 
 Row = list[Any]
@@ -82,42 +83,77 @@ def gptq(result: dict[str, Any]) -> str:
     )
 
 
+PLANES = {"whole": "whole file", "linear": "linear layers alone"}
+
+
 def plane(result: dict[str, Any]) -> str:
-    """Rarefy and its peers on the plane of rate and distortion."""
-    planes = {"whole": "whole file", "linear": "linear layers alone"}
-    texts = list(result["evaluation"])
+    """Rarefy and its peers on the plane of rate and distortion: a language model."""
+    said = (
+        f"## The plane\n\n`python bench/plane.py --peers PEERS`: {result['network']}; calibrated on "
+        f"{result['calibration']}; measured on {', '.join(result['evaluation'].values())}."
+    )
+    return planes(result, "plane", said, "KL")
+
+
+def encoder(result: dict[str, Any]) -> str:
+    """Rarefy and its peers on the plane of rate and distortion: a sentence encoder."""
+    said = (
+        f"## The plane of a sentence encoder\n\n`python bench/encoder.py --peers PEERS`: {result['network']}; "
+        f"calibrated on {result['calibration']}; measured on {', '.join(result['evaluation'].values())}. Spearman: "
+        f"correlation with people's scores, less the original's {100 * result['original']['spearman']:.2f}, in "
+        "hundredths, paired."
+    )
+    return planes(result, "encoder", said, "1 - cosine")
+
+
+def planes(result: dict[str, Any], stem: str, said: str, distortion: str) -> str:
+    """Plots, points, and the peers' points at which Rarefy's are not far enough ahead."""
+    texts, scored = list(result["evaluation"]), "spearman less the original's"
     rows = []
-    for name, point in result["points"].items():
+    for entrant, point in result["points"].items():
         whole, linear, cost = point["whole"], point["linear"], point["cost"]
+        score = [] if scored not in whole else [interval(times(whole[scored], 100), 2)]
         rows.append(
             [
-                *(name, megabytes(whole["bytes"]), f"{whole['bpw']:.3f}"),
+                *(entrant, megabytes(whole["bytes"]), f"{whole['bpw']:.3f}"),
                 *(interval(whole["kl"][text], 4) if text in whole["kl"] else "" for text in texts),
+                *score,
                 f"{linear['bpw']:.3f}",
-                interval(linear["kl"]["wikipedia"], 4) if linear["kl"] else "",
+                interval(linear["kl"][texts[0]], 4) if linear["kl"] else "",
                 f"{cost['total_processor_s']:.0f} s{' (resumed)' if cost.get('resumed') else ''}",
                 megabytes(cost["total_peak_bytes"]),
             ]
         )
-    head = ["", "whole file", "bits a weight", *(f"KL, {text}" for text in texts)]
-    head += ["linear layers, bits a weight", "KL, wikipedia", "processor time", "peak memory"]
-    shown = "".join(f"![{title}](plane-{name}.svg)\n\n" for name, title in planes.items())
-    behind = []
-    for name, title in planes.items():
-        ahead = [peer for peer, found in result["against"][name].items() if not found["holds"]]
-        total = len(result["against"][name])
-        behind.append(f"- {title}: {total - len(ahead)} of {total}; not {', '.join(ahead) or 'none'}\n")
+    columns = ["", "whole file", "bits a weight", *(f"{distortion}, {text}" for text in texts)]
+    columns += ["Spearman"] if "original" in result else []
+    columns += ["linear layers, bits a weight", f"{distortion}, {texts[0]}", "processor time", "peak memory"]
+    shown = "".join(f"![{title}]({stem}-{plane}.svg)\n\n" for plane, title in PLANES.items())
+    behind = ""
+    for plane, title in PLANES.items():
+        against = result["against"][plane]
+        short = [shortfall(peer, found) for peer, found in against.items() if not found["holds"]]
+        behind += f"- {title}: {len(against) - len(short)} of {len(against)}; not {', '.join(short) or 'none'}\n"
     missing = f"\nNot measured yet: {', '.join(result['missing'])}.\n" if result["missing"] else ""
     return (
-        f"## The plane\n\n`python bench/plane.py --peers PEERS`: {result['network']}; calibrated on "
-        f"{result['calibration']}; measured on {', '.join(result['evaluation'].values())}. Peers quantize with their "
-        "own tools and write their own files; all are measured dense by the same code. Linear layers alone: embedding "
-        "and norms are the original's, 8 bits a weight for all.\n\n"
+        f"{said} Peers quantize with their own tools and write their own files; all are measured dense by the "
+        "same code. Linear layers alone: embedding and norms are the original's, 8 bits a weight for all.\n\n"
         + shown
-        + table(head, rows)
-        + "\nPoints of peers at which a file of Rarefy's that is no larger has at most half the KL (upper end of the "
-        "paired 95 % interval):\n\n" + "".join(behind) + missing + f"\n{on(result)}\n"
+        + table(columns, rows)
+        + f"\nPoints of peers at which a file of Rarefy's that is no larger has at most half the {distortion} (upper "
+        "end of the paired 95 % interval):\n\n" + behind + missing + f"\n{on(result)}\n"
     )
+
+
+def shortfall(peer: str, found: dict[str, Any]) -> str:
+    """A peer's point at which the bar is missed, and by how much."""
+    if found["rarefy"] is None:
+        return f"{peer} (no file of Rarefy's is as small)"
+    return f"{peer} ({interval(found[OVER], 2)} of it, {found['rarefy']})"
+
+
+def times(figure: dict[str, float], factor: float) -> dict[str, float]:
+    """A figure in other units."""
+    return {key: value * factor for key, value in figure.items()}
 
 
 def opening(result: dict[str, Any]) -> str:
@@ -248,6 +284,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "squeezenet": squeezenet,
     "gptq": gptq,
     "plane": plane,
+    "encoder": encoder,
     "opening": opening,
     "deep_compression": deep_compression,
     "fuzz": fuzz,

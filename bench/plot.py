@@ -1,4 +1,4 @@
-"""Draw the planes of bench/results/plane.json: docs/plane-whole.svg and docs/plane-linear.svg. Needs matplotlib.
+"""Draw the planes of bench/results/{plane,encoder}.json: docs/plane-whole.svg and three more. Needs matplotlib.
 
 python bench/plot.py
 """
@@ -17,24 +17,25 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANES = {"whole": "whole file", "linear": "linear layers alone, 8-bit embedding for all"}
+DISTORTIONS = {"plane": "KL to the original, nats a token", "encoder": "1 - cosine"}
 MARKS = {"rarefy": "o-", "llamacpp": "s:", "gptqmodel": "^:", "llmcompressor": "v", "hqq": "D:", "bitsandbytes": "P"}
 """A family of entrants, and how its points are drawn."""
 
 
-def families(points: dict[str, Any], plane: str) -> dict[str, list[tuple[float, dict[str, float], str]]]:
-    """By family: (bits a weight, KL with its interval, the point's name), by rising rate."""
+def families(points: dict[str, Any], plane: str, text: str) -> dict[str, list[tuple[float, dict[str, float], str]]]:
+    """By family: (bits a weight, distortion with its interval, the point's name), by rising rate."""
     found: dict[str, list[tuple[float, dict[str, float], str]]] = {}
     for name, point in points.items():
         family, _, label = name.partition("-")
-        if kl := point[plane]["kl"].get("wikipedia"):
+        if kl := point[plane]["kl"].get(text):
             found.setdefault(family, []).append((point[plane]["bpw"], kl, label))
     return {family: sorted(rows, key=lambda row: row[0]) for family, rows in found.items()}
 
 
-def draw(points: dict[str, Any], plane: str, to: Path) -> None:
+def draw(result: dict[str, Any], plane: str, distortion: str, to: Path) -> None:
     """One plane as SVG, the same bytes for the same points."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8))
-    for family, rows in families(points, plane).items():
+    for family, rows in families(result["points"], plane, next(iter(result["evaluation"]))).items():
         rate, middle = [row[0] for row in rows], [row[1]["value"] for row in rows]
         spread = [[m - r[1]["low"] for m, r in zip(middle, rows, strict=True)]]
         spread.append([r[1]["high"] - m for m, r in zip(middle, rows, strict=True)])
@@ -44,7 +45,7 @@ def draw(points: dict[str, Any], plane: str, to: Path) -> None:
                 axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
     axes.set_yscale("log")
     axes.set_xlabel(f"bits a weight, {PLANES[plane]}")
-    axes.set_ylabel("KL to the original, nats a token")
+    axes.set_ylabel(distortion)
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
     figure.tight_layout()
@@ -54,9 +55,11 @@ def draw(points: dict[str, Any], plane: str, to: Path) -> None:
 
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "rarefy"  # or every run draws other names
-    points = json.loads((ROOT / "bench" / "results" / "plane.json").read_text())["points"]
-    for plane in PLANES:
-        draw(points, plane, ROOT / "docs" / f"plane-{plane}.svg")
+    for name, distortion in DISTORTIONS.items():
+        file = ROOT / "bench" / "results" / f"{name}.json"
+        if file.exists():
+            for plane in PLANES:
+                draw(json.loads(file.read_text()), plane, distortion, ROOT / "docs" / f"{name}-{plane}.svg")
 
 
 if __name__ == "__main__":
