@@ -30,7 +30,7 @@ from gptq import Contestant, figures
 from machine import machine, versions
 from networks import CACHE, DATA, minilm, whole
 from peers.dense import header, in_linear
-from plane import PLANES, against, make, opened, peer
+from plane import PLANES, against, foreseen, make, opened, peer
 from rarefy.evidence.pairs import pairs_of
 from rarefy.evidence.sources import Text, read_text
 from rarefy.measure.evaluate import Measured, measure
@@ -80,7 +80,7 @@ def report(model: Path, copies: dict[str, Path], found: dict[str, Measured]) -> 
         raise ValueError("the original was not measured")
     for name, copy in copies.items():
         cost = json.loads((copy / "run.json").read_text())
-        points[name] = {"cost": cost}
+        points[name] = {"cost": cost, **foreseen(copy)}
         for plane in PLANES:
             of_it, original = found[plane].networks[name], found[plane].original
             score = scores(found[plane].blocks, of_it)

@@ -116,6 +116,7 @@ def planes(result: dict[str, Any], stem: str, said: str, distortion: str) -> str
         rows.append(
             [
                 *(entrant, megabytes(whole["bytes"]), f"{whole['bpw']:.3f}"),
+                f"{point['predicted']['nats']:.4f}" if "predicted" in point else "",
                 *(interval(whole["kl"][text], 4) if text in whole["kl"] else "" for text in texts),
                 *score,
                 f"{linear['bpw']:.3f}",
@@ -124,7 +125,7 @@ def planes(result: dict[str, Any], stem: str, said: str, distortion: str) -> str
                 megabytes(cost["total_peak_bytes"]),
             ]
         )
-    columns = ["", "whole file", "bits a weight", *(f"{distortion}, {text}" for text in texts)]
+    columns = ["", "whole file", "bits a weight", "predicted", *(f"{distortion}, {text}" for text in texts)]
     columns += ["Spearman"] if "original" in result else []
     columns += ["linear layers, bits a weight", f"{distortion}, {texts[0]}", "processor time", "peak memory"]
     shown = "".join(f"![{title}]({stem}-{plane}.svg)\n\n" for plane, title in PLANES.items())

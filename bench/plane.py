@@ -158,7 +158,7 @@ def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], c
     points: dict[str, Any] = {}
     missing = [name for name in asked if name not in copies]
     for name, cost in costs.items():
-        points[name] = {"cost": cost}
+        points[name] = {"cost": cost, **foreseen(copies[name])}
         for plane in PLANES:
             size = cost["bytes"]["file" if plane == "whole" else "linear"]
             point: dict[str, Any] = {"bytes": size, "bpw": round(bpw(size, weights[plane]), 4), "kl": {}}
@@ -178,6 +178,13 @@ def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], c
         "against": {plane: against(plane, points, kl, "wikipedia") for plane in PLANES},
         "missing": missing,
     }
+
+
+def foreseen(copy: Path) -> dict[str, Any]:
+    """What Rarefy said of a file of its own before it made it; of a peer's nothing."""
+    manifest = copy / "manifest.json"
+    said = json.loads(manifest.read_text())["predicted"] if manifest.exists() else {}
+    return {"predicted": {key: said[key] for key in ("bytes", "nats")}} if said else {}
 
 
 def against(plane: str, points: dict[str, Any], kl: dict[tuple[str, str, str], Array], text: str) -> dict[str, Any]:
