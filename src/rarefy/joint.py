@@ -11,6 +11,7 @@ import numpy as np
 
 from rarefy import heap
 from rarefy.codes.sparse import supported
+from rarefy.edits import read as read_edits
 from rarefy.errors import RarefyError, UsageError
 from rarefy.evidence import (
     Curvature,
@@ -60,7 +61,9 @@ def apply_jointly(
     for i, method in enumerate(methods):
         damage = merged(visited.notes["damage"][i] for visited in made)
         untouched = merged(visited.notes["untouched"][i] for visited in made)
-        model = model.with_codes(codes if i == 0 else {}, Step(method.name(), method.settings(), damage, untouched))
+        edits = read_edits(merged(visited.notes["edits"][i] for visited in made))
+        step = Step(method.name(), method.settings(), damage, untouched)
+        model = model.with_codes(codes if i == 0 else {}, step, edits)
     return model
 
 
@@ -144,6 +147,7 @@ class Joint:
         damage: list[dict[str, float]] = [{} for _ in methods]
         untouched: list[dict[str, str]] = [{} for _ in methods]
         spent: list[dict[str, float]] = [{} for _ in methods]
+        edits: list[dict[str, Any]] = [{} for _ in methods]
         for site in sites:
             if any(method.adds for method in methods):
                 site = dataclasses.replace(site, original=site.oriented(self.model.original().codes[site.name]))
@@ -158,9 +162,12 @@ class Joint:
                 if isinstance(method, Budgeted):
                     spent[i][site.name] = self._bits(site.name, site.oriented(new))
                 codes[site.name] = site.oriented(new)
+                edit = method.edit(site)
+                if edit is not None:
+                    edits[i][site.name] = edit.to_json()
                 site = dataclasses.replace(site, code=new)
             heap.release()
-        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent})
+        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent, "edits": edits})
 
     def _bits(self, key: str, code: Code) -> float:
         """What a code takes in a file, exactly."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
+    from rarefy.edits import QuantizedInput
     from rarefy.training import Training
     from rarefy.training.latent import State, Values
     from rarefy.training.lessons import Lessons
@@ -85,6 +86,10 @@ class PerTensor(Method):
     @abstractmethod
     def encode(self, site: Site) -> Code:
         """The site's new code. Zeros of an earlier pruning are put back by the caller when this moved them."""
+
+    def edit(self, site: Site) -> QuantizedInput | None:
+        """What is to happen to the inputs of a site that it takes, from now on."""
+        return None
 
     @property
     def adds(self) -> bool:

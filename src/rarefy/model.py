@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarefy.codes import Dense
+from rarefy.edits import QuantizedInput, attach
 from rarefy.errors import FormatError, UsageError
 from rarefy.skeletons import ModuleSkeleton, Skeleton
 
@@ -46,6 +47,7 @@ class Model:
     source: what the weights were read from, for messages.
     history: what was done, oldest first.
     sections: what an artifact's manifest said beyond that: calibration fingerprints, the original's size.
+    edits: file key of a weight -> what is done to the inputs of the layers that multiply by it.
     reference: the network before the first step; None where there was no step, or where it was read from an artifact.
     """
 
@@ -56,6 +58,7 @@ class Model:
     source: str = "a module in memory"
     history: tuple[Step, ...] = ()
     sections: Mapping[str, Any] = field(default_factory=dict)
+    edits: Mapping[str, QuantizedInput] = field(default_factory=dict)
     reference: Model | None = None
 
     @classmethod
@@ -116,14 +119,17 @@ class Model:
         """Estimated rate in bits, container overhead left out."""
         return sum(code.bits() for code in self.codes.values())
 
-    def with_codes(self, new: Mapping[str, Code], step: Step) -> Model:
-        """The network after a step that changed the codes in `new`."""
-        unknown = set(new) - set(self.codes)
+    def with_codes(
+        self, new: Mapping[str, Code], step: Step, edits: Mapping[str, QuantizedInput] | None = None
+    ) -> Model:
+        """The network after a step that changed the codes in `new`, and made `edits`."""
+        edits = {**self.edits, **(edits or {})}
+        unknown = {*new, *edits} - set(self.codes)
         if unknown:
             raise UsageError(f"the model has no tensor {min(unknown)}")
         codes = ChainMap(new, self.codes) if new else self.codes  # type: ignore[arg-type]
         reference = self.reference if self.history else self
-        return replace(self, codes=codes, history=(*self.history, step), reference=reference)
+        return replace(self, codes=codes, edits=edits, history=(*self.history, step), reference=reference)
 
     def original(self) -> Model:
         """The network before the first step. Raises UsageError for an artifact, which does not hold it."""
@@ -144,9 +150,13 @@ class Model:
         """
         return decoded_by_name(self.codes, self.keys, names, device, dtype)
 
+    def built(self) -> nn.Module:
+        """A fresh module, its parameters on the meta device, that does what the edits say."""
+        return attach(self.skeleton.build(), {self.names[key]: edit for key, edit in self.edits.items()})
+
     def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The whole network, a fresh module with every weight restored (float32 unless `dtype`)."""
-        module = self.skeleton.build()
+        module = self.built()
         keys = self.keys
         owners = [name for name in module.state_dict(keep_vars=True) if name not in self.skeleton.ties]
         made: dict[str, torch.Tensor] = {}

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarefy import edits
 from rarefy.errors import FormatError, UsageError
 from rarefy.files import config as configs
 from rarefy.files import manifest
@@ -148,4 +149,8 @@ def _coded(skeleton: Skeleton, reader: Reader, heads: dict[str, Head], sections:
     except TypeError as error:
         raise FormatError(f"{source}: the manifest's history cannot be read", str(error)) from None
     kept = {key: sections[key] for key in ("calibration", "original", "predicted") if key in sections}
-    return Model.of(skeleton, codes, dtypes, source, history=history, sections=kept)
+    edited = edits.read(sections.get("edits"))
+    model = Model.of(skeleton, codes, dtypes, source, history=history, sections=kept, edits=edited)
+    if unknown := edited.keys() - model.names.keys():
+        raise FormatError(f"{source}: an edit is of {min(unknown)}, which the network has not")
+    return model

@@ -15,7 +15,7 @@ def gather(net: nn.Module, uses: dict[str, tuple[str, ...]], batches) -> dict[st
             net(batch)
             gatherer.next_batch()
     gatherer.remove()
-    return gatherer.moments()
+    return gatherer.gathered()
 
 
 def second_moment(rows: torch.Tensor) -> np.ndarray:

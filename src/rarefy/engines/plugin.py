@@ -21,6 +21,8 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from rarefy import edits
+from rarefy.edits import attach
 from rarefy.engines.decode import Decode, without_decoding
 from rarefy.errors import FormatError, RarefyError, UsageError
 
@@ -147,6 +149,7 @@ class RarefyQuantizer(HfQuantizer):
         model._weight_conversions = without_decoding(conversions)
         if hasattr(self, "_tidy"):
             self._tidy()
+        attach(model, edits.read(getattr(self.quantization_config, "edits", None)), model.base_model_prefix)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from rarefy.evidence.curvature import Curvature, Kronecker
 from rarefy.evidence.evidence import Evidence, Forgetful, Journal
+from rarefy.evidence.ranges import Ranges
 from rarefy.evidence.sites import Site, Visited, relative_error
 from rarefy.evidence.statistics import Moment, Outputs, SecondMoment, Statistic
 from rarefy.evidence.survey import survey
@@ -16,6 +17,7 @@ __all__ = [
     "Kronecker",
     "Moment",
     "Outputs",
+    "Ranges",
     "SecondMoment",
     "Site",
     "Statistic",

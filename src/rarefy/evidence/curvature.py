@@ -209,7 +209,7 @@ class CurvatureGatherer:
         self._rows, self._metrics = self._processes.sum(self._rows), self._processes.sum(self._metrics)
         laws = sum(self._processes.gather(laws))
         moments: dict[str, Moment | str] = {path: moment_obstacle(layer) for path, layer in self._layers.items()}
-        moments |= self._moments.moments()
+        moments |= self._moments.gathered()
         found = {path: self._kronecker(path, moments[path], laws) for path in self._layers}
         return found | self._borrowed(found, moments), moments
 

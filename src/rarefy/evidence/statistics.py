@@ -162,7 +162,7 @@ class MomentGatherer:
         for handle in self._handles:
             handle.remove()
 
-    def moments(self) -> dict[str, Moment | str]:
+    def gathered(self) -> dict[str, Moment | str]:
         """Of every parameter its moment over the micro-batches of all processes, or why it has none."""
         self._join()
         # In place: a mean takes no room beside its sum.
@@ -171,18 +171,18 @@ class MomentGatherer:
             for stream, total in self._sums.items()
         }
         made: dict[tuple[Stream, ...], Moment] = {}
-        gathered: dict[str, Moment | str] = {}
+        found: dict[str, Moment | str] = {}
         for parameter, paths in self._uses.items():
             streams = tuple(stream for path in paths for stream in (self._usual or {}).get(path, []))
             if self._irregular & set(paths):
-                gathered[parameter] = "its inputs are shared with another layer's in some batches only"
+                found[parameter] = "its inputs are shared with another layer's in some batches only"
             elif not streams:
-                gathered[parameter] = NEVER
+                found[parameter] = NEVER
             else:
                 if streams not in made:
                     made[streams] = pooled([means[stream] for stream in streams])
-                gathered[parameter] = made[streams]
-        return borrowed(gathered)
+                found[parameter] = made[streams]
+        return borrowed(found)
 
     def _join(self) -> None:
         """Take in what the other processes saw."""

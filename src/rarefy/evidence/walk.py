@@ -6,18 +6,28 @@ activations between segments are on disk. A finished segment is in the journal, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from rarefy import heap
 from rarefy.evidence.passes import Passes
+from rarefy.evidence.ranges import RangeGatherer, Ranges, range_obstacle
 from rarefy.evidence.sites import Gathered, Visit, Visited, sites
-from rarefy.evidence.statistics import Moment, MomentGatherer, SecondMoment, Statistic, moment_obstacle
+from rarefy.evidence.statistics import MomentGatherer, SecondMoment, Statistic, moment_obstacle
 from rarefy.families import Segments
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rarefy.evidence.evidence import Evidence
     from rarefy.model import Model
+
+
+GATHERED: Final[Mapping[Statistic, tuple[Callable[[nn.Module], str], Any]]] = {
+    SecondMoment(): (moment_obstacle, MomentGatherer),
+    Ranges(): (range_obstacle, RangeGatherer),
+}
+"""What a walk can gather: why a layer has none of it, and who gathers it."""
 
 
 def walk(model: Model, evidence: Evidence, needs: frozenset[Statistic], visit: Visit, name: str) -> list[Visited]:
@@ -26,15 +36,15 @@ def walk(model: Model, evidence: Evidence, needs: frozenset[Statistic], visit: V
     Where `needs` is empty no data are run, and every site is visited at once per segment. `name` tells this walk
     from others in the journal. Raises ValueError for a statistic that only other passes gather.
     """
-    if needs - {SecondMoment()}:
-        raise ValueError(f"a walk gathers no {min(need.NAME for need in needs - {SecondMoment()})}")
-    segments = Segments(model.skeleton)
+    if needs - GATHERED.keys():
+        raise ValueError(f"a walk gathers no {min(need.NAME for need in needs - GATHERED.keys())}")
+    segments = Segments(model.skeleton, model.built())
     if not needs:
         made: list[Visited] = []
         for i in range(len(segments)):
             made.append(_at_rest(model, segments, i, evidence, visit, made, name))
         return made
-    return _Walk(model, segments, evidence, visit, name).run()
+    return _Walk(model, segments, evidence, visit, name, needs).run()
 
 
 def _at_rest(
@@ -54,6 +64,18 @@ def _at_rest(
 
 class _Walk(Passes):
     """One walk over data."""
+
+    def __init__(
+        self,
+        model: Model,
+        segments: Segments,
+        evidence: Evidence,
+        visit: Visit,
+        name: str,
+        needs: frozenset[Statistic],
+    ) -> None:
+        super().__init__(model, segments, evidence, visit, name)
+        self._needs = sorted(needs, key=lambda need: need.NAME)
 
     def _run_all(self) -> list[Visited]:
         # Each segment runs every batch twice: as it was, and as it was coded.
@@ -94,7 +116,7 @@ class _Walk(Passes):
 
     def _segment(self, i: int, made: list[Visited], advance: Callable[[int], None]) -> Visited:
         """Gather, visit, note down what was coded, and run it."""
-        gathered: Gathered = {SecondMoment(): self._gather(i, advance)}
+        gathered = self._gather(i, advance)
         heap.release()
         visited = self._visited(i, gathered, made)
         self._adopt(visited)
@@ -109,28 +131,42 @@ class _Walk(Passes):
         heap.release()
         return visited
 
-    def _gather(self, i: int, advance: Callable[[int], None]) -> dict[str, Moment | str]:
-        """Second moments of the segment's sites, summed per micro-batch in batch order, or why there is none."""
-        module = self.segments.module
-        gathered: dict[str, Moment | str] = {}
-        uses = {}
-        for place in self.segments.places()[i]:
-            obstacles = {path: moment_obstacle(module.get_submodule(path)) for path in place.modules}
-            uses[place.parameter] = tuple(path for path, obstacle in obstacles.items() if not obstacle)
-            if not uses[place.parameter]:
-                gathered[place.parameter] = obstacles[place.modules[0]]
-                del uses[place.parameter]
-        if not uses:
+    def _gather(self, i: int, advance: Callable[[int], None]) -> Gathered:
+        """What is asked for of the segment's sites, micro-batches in their order, or why there is none."""
+        module, gathered, gatherers = self.segments.module, {}, {}
+        for need in self._needs:
+            obstacle, gatherer = GATHERED[need]
+            gathered[need], uses = self._uses(i, obstacle)
+            if uses:
+                gatherers[need] = gatherer(module, uses, self.processes)
+        if not gatherers:
             advance(len(self.batches))
             return gathered
         tensors = self._tensors(i)
-        gatherer = MomentGatherer(module, uses, self.processes)
         try:
             for j in range(len(self.batches)):
                 self._run(i, tensors, j)
-                gatherer.next_batch()
+                for each in gatherers.values():
+                    each.next_batch()
                 advance(1)
         finally:
-            gatherer.remove()
+            for each in gatherers.values():
+                each.remove()
         del tensors
-        return gathered | gatherer.moments()
+        return {
+            need: {**found, **gatherers[need].gathered()} if need in gatherers else found
+            for need, found in gathered.items()
+        }
+
+    def _uses(self, i: int, obstacle: Callable[[nn.Module], str]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+        """Of the segment's parameters: why there is nothing to be gathered, and of the others the layers to watch."""
+        why: dict[str, Any] = {}
+        uses = {}
+        for place in self.segments.places()[i]:
+            obstacles = {path: obstacle(self.segments.module.get_submodule(path)) for path in place.modules}
+            free = tuple(path for path, reason in obstacles.items() if not reason)
+            if free:
+                uses[place.parameter] = free
+            else:
+                why[place.parameter] = obstacles[place.modules[0]]
+        return why, uses

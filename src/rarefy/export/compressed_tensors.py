@@ -1,4 +1,5 @@
-"""compressed-tensors: integers of 4 or 8 bits in groups, packed, that vLLM and transformers open ("pack-quantized").
+"""compressed-tensors: integers of 4 or 8 bits that vLLM and transformers open, packed in groups ("pack-quantized") or,
+where inputs are quantized too, 8 bits a row ("int-quantized").
 
 One scheme for all linear layers inside the network, so that engines may fuse q, k and v. What lies on a grid that the
 scheme holds keeps its very integers; anything else goes to the nearest grid. The output head, embeddings and all that
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from rarefy.codes import Code
+    from rarefy.edits import QuantizedInput
     from rarefy.model import Model
     from rarefy.progress import Progress
 
@@ -47,20 +51,25 @@ HALF = 0.02
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the linear layers are held. group: 0 for one scale an output row."""
+    """How the linear layers are held. group: 0 for one scale an output row. inputs: how they are quantized, "dynamic"
+    or "static", or "" for not at all."""
 
     bits: int
     group: int
     symmetric: bool
+    inputs: str = ""
 
     def __str__(self) -> str:
         groups = f"groups of {self.group}" if self.group else "rows"
-        return f"{self.bits} bits, {groups}, {'symmetric' if self.symmetric else 'asymmetric'}"
+        inputs = f", {self.inputs} inputs of 8 bits" if self.inputs else ""
+        return f"{self.bits} bits, {groups}, {'symmetric' if self.symmetric else 'asymmetric'}{inputs}"
 
 
 @dataclass(frozen=True)
 class CompressedTensors(Target):
-    """Weights of 4 or 8 bits, activations of 16 (W4A16, W8A16)."""
+    """Weights of 4 or 8 bits, activations of 16 (W4A16, W8A16), or of 8 where the network has them so (W8A8)."""
+
+    runs_edits: ClassVar[bool] = True
 
     bits: int | None = setting(
         None, "bits a weight, 4 or 8; none: as the network has them, else 4", choices=(None, 4, 8)
@@ -81,7 +90,7 @@ class CompressedTensors(Target):
                 "use --to safetensors",
             )
         types, paths = types_in(model, self.dtype), self._taken(model)
-        scheme = self._scheme([model.codes[key] for key in paths])
+        scheme = self._scheme(model, list(paths))
 
         def hold(key: str, code: Code) -> Held:
             dense = Held(dense_in(code, types[key]), types[key])
@@ -96,26 +105,37 @@ class CompressedTensors(Target):
             return Held(grid, str(scheme))
 
         made = converted(model, hold, progress, scheme=scheme)
-        return dataclasses.replace(made, model=dataclasses.replace(made.model, dtypes=types))
+        inside = {key: edit for key, edit in model.edits.items() if made.held[key].form == str(scheme)}
+        return dataclasses.replace(made, model=dataclasses.replace(made.model, dtypes=types, edits=inside))
 
     def _taken(self, model: Model) -> dict[str, str]:
         """File key -> module path of the layers to be packed: those that are coded, or all where none is."""
         found = dict(linears(model))
-        coded = {key: path for key, path in found.items() if model.codes[key].node().kind != 0}
+        coded = {key: path for key, path in found.items() if model.codes[key].node().kind != 0 or key in model.edits}
         if not found:
             raise UsageError(f"{model.source} cannot be held by compressed-tensors", "it has no linear layers")
         return coded or found
 
-    def _scheme(self, codes: list[Code]) -> Scheme:
+    def _scheme(self, model: Model, keys: list[str]) -> Scheme:
         """What was asked for, the rest as the grids of the network have it."""
-        grids = [code for code in codes if isinstance(code, Grid)]
+        grids = [code for key in keys if isinstance(code := model.codes[key], Grid)]
         groups = [grid.group for grid in grids if grid.groups > 1]
         bits = 4 if all(grid.bits_per_symbol <= 4 for grid in grids) else 8
         group = math.gcd(*groups) if groups else 0 if grids else GROUP
         symmetric = bool(grids) and all(grid.zero is None for grid in grids)
         own = Scheme(bits, group, symmetric)
         asked: dict[str, Any] = {"bits": self.bits, "group": self.group, "symmetric": self.symmetric}
-        return dataclasses.replace(own, **{name: given for name, given in asked.items() if given is not None})
+        chosen = dataclasses.replace(own, **{name: given for name, given in asked.items() if given is not None})
+        inputs = {_how(model.edits.get(key)) for key in keys}
+        if inputs == {""}:
+            return chosen
+        if len(inputs) > 1 or chosen != Scheme(8, 0, symmetric=True):
+            raise UsageError(
+                f"{model.source} cannot be held by compressed-tensors as it is asked for",
+                "where inputs are quantized, all layers have theirs alike, and 8 symmetric bits with one scale a row",
+                "compress all of them with quantize.w8a8, and leave out bits, group and symmetric",
+            )
+        return dataclasses.replace(chosen, inputs=inputs.pop())
 
     def write(self, conversion: Conversion, folder: Path, progress: Progress) -> None:
         model, packed = conversion.model, _packed(conversion)
@@ -124,7 +144,8 @@ class CompressedTensors(Target):
             def tensors() -> Iterator[tuple[str, Payload]]:
                 for key in model.codes:
                     if key in packed:
-                        yield from _tensors(key.removesuffix("weight"), packed[key], model.dtypes[key])
+                        edit = model.edits.get(key)
+                        yield from _tensors(key.removesuffix("weight"), packed[key], model.dtypes[key], edit)
                         advance(1)
                     else:
                         yield key, payload(model, key, advance)
@@ -138,14 +159,24 @@ class CompressedTensors(Target):
     def engines(self, conversion: Conversion) -> list[Engine]:
         _package()
         scheme, dtypes = conversion.settings["scheme"], conversion.model.dtypes
-        rounds = not scheme.symmetric and any(dtypes[key] != "F32" for key in _packed(conversion))
+        halves = any(dtypes[key] != "F32" for key in _packed(conversion))
+        rounds = not scheme.symmetric and halves
         reader = transformers_engine(conversion.model)
         reader = dataclasses.replace(reader, limit=RESTORED) if rounds else reader
+        if scheme.inputs == "dynamic":
+            reader = dataclasses.replace(reader, limit=HALF)  # its grid of a token's inputs is max |x| / 127.5
         causal = type(conversion.model.skeleton.empty).__name__.endswith("ForCausalLM")
         return [reader, *([Program("vLLM", "vllm", "vllm", "vllm.py", HALF)] if causal else [])]
 
 
 TARGET = CompressedTensors
+
+
+def _how(edit: QuantizedInput | None) -> str:
+    """How a layer's inputs are quantized; "" where they are not."""
+    return (
+        "" if edit is None else f"{edit.bits} bits, other" if edit.bits != 8 else "static" if edit.scale else "dynamic"
+    )
 
 
 def _package() -> Any:
@@ -183,9 +214,13 @@ def _config(conversion: Conversion, packed: Iterable[str]) -> dict[str, Any]:
         strategy="group" if scheme.group else "channel",
         group_size=scheme.group or None,
     )
+    inputs = None
+    if scheme.inputs:
+        dynamic = scheme.inputs == "dynamic"
+        inputs = QuantizationArgs(num_bits=8, strategy="token" if dynamic else "tensor", dynamic=dynamic)
     config = QuantizationConfig(
-        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
-        format="pack-quantized",
+        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)},
+        format="int-quantized" if scheme.inputs else "pack-quantized",
         quantization_status="compressed",
         ignore=[path for path in layers if path not in inside],
     )
@@ -196,9 +231,19 @@ def _config(conversion: Conversion, packed: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _tensors(prefix: str, grid: Grid, dtype: str) -> Iterator[tuple[str, Payload]]:
-    """A layer's tensors: levels and zero points packed into 32-bit words, both less 2^(bits - 1), as the package has
-    it; scales; the shape."""
+def _tensors(prefix: str, grid: Grid, dtype: str, edit: QuantizedInput | None) -> Iterator[tuple[str, Payload]]:
+    """A layer's tensors: levels less 2^(bits - 1), as bytes where inputs are quantized; scales; what is packed else."""
+    parts = _packed_words(grid) if edit is None else {"weight": ("I8", (grid.q ^ 128).view(np.int8))}
+    parts["weight_scale"] = (dtype, grid.scale.raw())
+    if edit is not None and edit.scale is not None:
+        parts["input_scale"] = ("F32", np.array([edit.scale], np.float32))
+    for name, (kind, values) in parts.items():
+        size = values.size * dtype_of(kind).size
+        yield prefix + name, Payload(kind, tuple(values.shape), size, chunks_of(values))
+
+
+def _packed_words(grid: Grid) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Levels and zero points packed into 32-bit words, both less 2^(bits - 1), as the package has it; the shape."""
     _package()
     import torch
     from compressed_tensors.compressors.pack_quantized import pack_to_int32
@@ -211,11 +256,8 @@ def _tensors(prefix: str, grid: Grid, dtype: str) -> Iterator[tuple[str, Payload
 
     parts = {
         "weight_packed": ("I32", words(grid.q, 1)),
-        "weight_scale": (dtype, grid.scale.raw()),
         "weight_shape": ("I64", np.array(grid.q.shape, np.int64)),
     }
     if grid.zero is not None:
         parts["weight_zero_point"] = ("I32", words(grid.zero, 0))
-    for name, (kind, values) in parts.items():
-        size = values.size * dtype_of(kind).size
-        yield prefix + name, Payload(kind, tuple(values.shape), size, chunks_of(values))
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,15 @@ def export(
     progress = progress or Silent()
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} exists", remedy="choose another output, or remove it")
-    conversion = target.convert(model, progress)
+    conversion = target.convert(model if target.runs_edits else dataclasses.replace(model, edits={}), progress)
     engines = target.engines(conversion)
+    dropped = model.edits.keys() - conversion.model.edits.keys()
+    why = dict.fromkeys(sorted(dropped), "its inputs are not quantized there")
     if data is None:
-        return _said(folder, target, conversion)
+        return _said(folder, target, conversion, why)
     with whole_folder(folder, model.skeleton.folder) as fresh:
         target.write(conversion, fresh, progress)
-        cost = _cost(model, conversion, data, progress) if conversion.errors else None
+        cost = _cost(model, conversion, data, progress) if conversion.errors or dropped else None
         if max_kl is not None and cost is not None and cost.value > max_kl:
             raise Unproved(
                 f"{target.name()} cannot hold {model.source} at {max_kl:g} nats",
@@ -93,14 +96,14 @@ def export(
         if all(proof.absent for proof in proofs):
             raise Unproved("no engine could open the export", proofs[-1].absent, "install it")
         size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
-    return _said(folder, target, conversion, bytes=size, cost=cost, proofs=tuple(proofs))
+    return _said(folder, target, conversion, why, bytes=size, cost=cost, proofs=tuple(proofs))
 
 
-def _said(folder: Path, target: Target, conversion: Conversion, **more: Any) -> Exported:
+def _said(folder: Path, target: Target, conversion: Conversion, why: dict[str, str], **more: Any) -> Exported:
     forms: dict[str, int] = {}
     for each in conversion.held.values():
         forms[each.form] = forms.get(each.form, 0) + 1
-    why = {key: each.why for key, each in conversion.held.items() if each.why}
+    why = {**why, **{key: each.why for key, each in conversion.held.items() if each.why}}
     return Exported(folder, target.name(), more.pop("bytes", None), forms, dict(conversion.errors), why, **more)
 
 

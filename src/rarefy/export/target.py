@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -53,7 +53,12 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Target(ABC):
-    """A kind of files. Its fields are what can be set: `--to NAME:field=value,...`."""
+    """A kind of files. Its fields are what can be set: `--to NAME:field=value,...`.
+
+    runs_edits: whether its engines quantize inputs where the network does.
+    """
+
+    runs_edits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         settings.check(self)

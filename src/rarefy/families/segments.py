@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import torch
+    from torch import nn
 
     from rarefy.skeletons import Skeleton
 
@@ -41,8 +42,9 @@ class Segments:
     reason: why the network is one segment, or "".
     """
 
-    def __init__(self, skeleton: Skeleton) -> None:
-        self.module = skeleton.build()
+    def __init__(self, skeleton: Skeleton, built: nn.Module | None = None) -> None:
+        """built: the network, where it is more than the skeleton builds."""
+        self.module = skeleton.build() if built is None else built
         self.ties = skeleton.ties
         family = family_of(self.module)
         self.family = family

@@ -83,6 +83,7 @@ def sections_of(
         "original": model.sections.get("original") or {"bytes": model_bytes(model)},
         "recipe": recipe.to_toml(),
         "history": [dataclasses.asdict(step) for step in made.history],
+        **({"edits": {key: edit.to_json() for key, edit in made.edits.items()}} if made.edits else {}),
         "calibration": held + ([data.section()] if data else []),
         "run": {**run, "versions": versions()},
     }

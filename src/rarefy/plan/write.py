@@ -104,4 +104,7 @@ def decode_seconds(folder: Path, threads: int) -> float:
 def _write_config(model: Model, folder: Path) -> None:
     config = model.skeleton.config()
     if config is not None:
-        write_json(folder / "config.json", {**config, "quantization_config": {"quant_method": "rarefy", "version": 1}})
+        own = {"quant_method": "rarefy", "version": 1}
+        if model.edits:
+            own["edits"] = {model.names[key]: edit.to_json() for key, edit in model.edits.items()}
+        write_json(folder / "config.json", {**config, "quantization_config": own})

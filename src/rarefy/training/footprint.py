@@ -41,7 +41,7 @@ def footprint(model: Model, batch: torch.Tensor, dtype: torch.dtype, device: str
 
 def _kept(model: Model, batch: torch.Tensor, dtype: torch.dtype, device: str) -> tuple[int, int]:
     """Bytes that a micro-batch keeps for the backward pass, and those of the outputs."""
-    module = model.skeleton.build()
+    module = model.built()
     held, family = module.state_dict(keep_vars=True), family_of(module)
     scaled, alive, storages = 0, [], dict[int, int]()
     mode = FakeTensorMode(allow_non_fake_inputs=True)

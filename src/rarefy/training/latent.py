@@ -84,7 +84,7 @@ class Network:
 
     def __init__(self, behind: Behind, model: Model, device: str, examples: int) -> None:
         self.behind, self.model, self.device = behind, model, device
-        self.module = model.skeleton.build()
+        self.module = model.built()
         self.state = State(model, examples, held=behind.held())
         self.free: Values = {}
         self.fixed: Values = {}

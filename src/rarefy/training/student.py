@@ -36,7 +36,7 @@ class Student:
         """dtype: of matrices that stay as they are; free values, and what is made of them, are float32. whole: also
         what a short training leaves alone moves (`leaves_of`)."""
         self.model, self.device = model, device
-        self.module = model.skeleton.build()
+        self.module = model.built()
         self.free: dict[str, dict[str, Leaf]] = {}
         self._fixed: dict[str, torch.Tensor] = {}
         self._rebuilt: dict[str, tuple[Code, list[str]]] = {}
