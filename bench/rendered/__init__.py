@@ -1,0 +1,1 @@
+"""What the pages show of each committed result, by its name."""
