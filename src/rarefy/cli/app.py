@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from rarefy.cli import compare, compress, evaluate, export, generate, inspect, methods, pack, plan, unpack, verify
+from rarefy.cli import (
+    bench,
+    compare,
+    compress,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    methods,
+    pack,
+    plan,
+    unpack,
+    verify,
+)
 from rarefy.cli.guard import Guarded
 from rarefy.cli.options import examples
 
@@ -47,5 +60,5 @@ def verbs(
         raise typer.Exit
 
 
-for _verb in (inspect, plan, compress, evaluate, compare, generate, verify, pack, unpack, export, methods):
+for _verb in (inspect, plan, compress, evaluate, compare, bench, generate, verify, pack, unpack, export, methods):
     app.command(epilog=_verb.EXAMPLES)(_verb.VERB)
