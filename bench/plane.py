@@ -16,6 +16,7 @@ Distortion: KL(original || copy) in nats a token. `report` takes what is there a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -48,7 +49,7 @@ RATES = (2, 2.5, 3, 3.5, 4, 5, 6)
 GGUF_TYPES = ("Q2_K", "IQ2_M", "IQ3_XXS", "Q3_K_M", "Q4_K_M", "Q6_K")
 TEXTS = {"wikipedia": "wikitext2-raw.test", "code": "exl3cal_code", "c4": "exl3cal_c4"}
 PLANES = ("whole", "linear")
-CHUNK = 16
+BLOCKS, CHUNK = 64, 16
 TOGETHER = 8
 
 
@@ -111,35 +112,38 @@ def opened(folder: Path, plane: str, original: nn.Module) -> nn.Module:
     return network
 
 
-def kept(work: Path, name: str, plane: str, text: str, count: int, start: int) -> Path:
-    """Where the figures of CHUNK blocks are kept, `kl` and `nll` in nats a token."""
-    return work / "figures" / f"{name}-{plane}-{text}-{count}-{start}" / "blocks.npz"
+def kept(work: Path, name: str, plane: str, text: str, start: int, blocks: Array) -> Path:
+    """Where the figures of a chunk are kept, `kl` and `nll` in nats a token."""
+    return work / "figures" / f"{name}-{plane}-{text}-{start}-{len(blocks)}" / "blocks.npz"
 
 
 def measure_all(work: Path, model: Path, copies: dict[str, Path], texts: dict[str, Array]) -> None:
-    """Measure what is missing, TOGETHER networks at a time beside the original, and keep every CHUNK blocks."""
+    """Measure what is missing, TOGETHER networks at a time beside the original, and keep every chunk of blocks.
+
+    The first chunk of everything comes before the second of anything: stopped, there is a report on fewer blocks.
+    """
     original = rarefy.open(model).module().float()
-    for plane in PLANES:
-        for text, ids in texts.items():
-            asked = [name for name in copies if text in texts_of(name, plane)]
-            for start in range(0, len(ids), CHUNK):
-                files = {name: kept(work, name, plane, text, len(ids), start) for name in asked}
-                missing = [name for name, file in files.items() if not file.exists()]
-                for at in range(0, len(missing), TOGETHER):
-                    together = missing[at : at + TOGETHER]
-                    networks = {name: opened(copies[name], plane, original) for name in together}
-                    data = Tokens(ids[start : start + CHUNK], "", text)
-                    print(f"{plane}, {text}, blocks from {start}: {', '.join(together)}", file=sys.stderr)
-                    found = measure(networks, data, original=original)
-                    for name in together:
-                        with whole(files[name].parent) as part:
-                            at_name = found.networks[name]
-                            np.savez(part / "blocks.npz", kl=at_name.kl, nll=at_name.nll, reference=found.original.nll)
+    for start in range(0, max(map(len, texts.values())), CHUNK):
+        for text, plane in itertools.product(texts, PLANES):
+            blocks = texts[text][start : start + CHUNK]
+            files = {
+                name: kept(work, name, plane, text, start, blocks) for name in copies if text in texts_of(name, plane)
+            }
+            missing = [name for name, file in files.items() if not file.exists()]
+            for at in range(0, len(missing), TOGETHER):
+                together = missing[at : at + TOGETHER]
+                networks = {name: opened(copies[name], plane, original) for name in together}
+                print(f"{plane}, {text}, blocks from {start}: {', '.join(together)}", file=sys.stderr)
+                found = measure(networks, Tokens(blocks, "", text), original=original)
+                for name in together:
+                    with whole(files[name].parent) as part:
+                        at_name = found.networks[name]
+                        np.savez(part / "blocks.npz", kl=at_name.kl, nll=at_name.nll, reference=found.original.nll)
 
 
-def blocks_of(work: Path, name: str, plane: str, text: str, count: int) -> dict[str, Array] | None:
+def blocks_of(work: Path, name: str, plane: str, text: str, ids: Array) -> dict[str, Array] | None:
     """Figures of all blocks, None where some are missing."""
-    files = [kept(work, name, plane, text, count, start) for start in range(0, count, CHUNK)]
+    files = [kept(work, name, plane, text, at, ids[at : at + CHUNK]) for at in range(0, len(ids), CHUNK)]
     if not all(file.exists() for file in files):
         return None
     parts = [np.load(file) for file in files]
@@ -149,7 +153,9 @@ def blocks_of(work: Path, name: str, plane: str, text: str, count: int) -> dict[
 # ---- the report
 
 
-def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], count: int) -> dict[str, Any]:
+def report(
+    work: Path, model: Path, copies: dict[str, Path], asked: list[str], texts: dict[str, Array]
+) -> dict[str, Any]:
     """Every point that is whole, and how the peers' stand against Rarefy's; names what is missing."""
     shapes = {name: np.prod(entry["shape"]) for name, entry in header(model / "model.safetensors").items()}
     weights = {"whole": int(sum(shapes.values())), "linear": int(sum(n for k, n in shapes.items() if in_linear(k)))}
@@ -163,7 +169,7 @@ def report(work: Path, model: Path, copies: dict[str, Path], asked: list[str], c
             size = cost["bytes"]["file" if plane == "whole" else "linear"]
             point: dict[str, Any] = {"bytes": size, "bpw": round(bpw(size, weights[plane]), 4), "kl": {}}
             for text in texts_of(name, plane):
-                if (found := blocks_of(work, name, plane, text, count)) is None:
+                if (found := blocks_of(work, name, plane, text, texts[text])) is None:
                     missing.append(f"{name}, {plane}, {text}")
                     continue
                 kl[name, plane, text] = found["kl"]
@@ -222,13 +228,13 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peers' environments")
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/")
     parser.add_argument("--samples", type=int, default=64, help="calibration blocks")
-    parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of each text")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"evaluation blocks of each text, at most {BLOCKS}")
     parser.add_argument("--json", type=Path, default=HERE / "results" / "plane.json")
     asked = parser.parse_args()
     model, work = smollm2(asked.cache), asked.cache / "plane"
     calibration = token_file(work, "calibration", text_file("exl3cal_wiki"), model, asked.samples)
     texts = {
-        text: np.load(token_file(work, f"evaluation-{text}", text_file(file), model, asked.blocks))
+        text: np.load(token_file(work, f"evaluation-{text}", text_file(file), model, BLOCKS))[: asked.blocks]
         for text, file in TEXTS.items()
     }
     for ids in texts.values():
@@ -243,7 +249,7 @@ def main() -> None:
         measure_all(work, model, {name: outs[name] for name in chosen if outs[name].exists()}, texts)
     if asked.stage in ("all", "report"):
         there = {name: out for name, out in outs.items() if out.exists()}
-        results = report(work, model, there, list(everyone), asked.blocks)
+        results = report(work, model, there, list(everyone), texts)
         results |= {
             "calibration": f"exl3cal_wiki {asked.samples} x {LENGTH}",
             "evaluation": {text: f"{file} {asked.blocks} x {LENGTH}" for text, file in TEXTS.items()},

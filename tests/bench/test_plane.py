@@ -93,7 +93,7 @@ def test_linear_layers_alone_do_not_feel_the_embedding(work: Path, monkeypatch: 
     copies = {"embedding": work / "embedding", "linear": work / "linear"}
     plane.measure_all(work, work / "model", copies, {"wikipedia": ids})
 
-    found = plane.report(work, work / "model", copies, [*copies, "absent"], len(ids))
+    found = plane.report(work, work / "model", copies, [*copies, "absent"], {"wikipedia": ids})
     kl = {(name, p): found["points"][name][p]["kl"]["wikipedia"]["value"] for name in copies for p in plane.PLANES}
     assert kl["embedding", "linear"] == pytest.approx(0, abs=1e-6)
     assert kl["embedding", "whole"] > 1e-4
