@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class Torch:
             "kept": kept(config, module.dtype) if writes else None,
         }
         if not reads_tokens:
-            self.x = torch.from_numpy(examples(module, asked)).to(self.device, dtype_of(module))
+            x = torch.from_numpy(examples(module, asked)).to(self.device)
+            self.x = x.to(dtype_of(module)) if x.is_floating_point() else x
         if writes:
             # Nothing ends a text early, and nothing is drawn.
             module.generation_config = transformers.GenerationConfig(pad_token_id=0, do_sample=False)
@@ -106,13 +108,17 @@ def touched(module: Any) -> int | None:
     config = module.config
     if config.is_encoder_decoder or any("expert" in path for path, _ in module.named_modules()):
         return None
-    head = module.get_output_embeddings()
-    # A module may hold what it computes with in its own way; what it says itself counts.
-    held = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    for layer in module.modules():
-        if isinstance(layer, nn.Embedding) and (head is None or layer.weight is not head.weight):
-            held.pop(id(layer.weight), None)
-    return sum(int(t.nbytes) for t in held.values())
+    tables = {id(layer) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    tables.add(id(module.get_input_embeddings()))
+
+    def tensors(layer: nn.Module) -> Iterator[torch.Tensor]:
+        if id(layer) not in tables:  # what a table shares with the head is found there
+            yield from layer.parameters(recurse=False)
+            yield from layer.buffers(recurse=False)
+            for inner in layer.children():
+                yield from tensors(inner)
+
+    return sum({tensor.data_ptr(): int(tensor.nbytes) for tensor in tensors(module)}.values())
 
 
 def kept(config: Any, dtype: torch.dtype) -> int:
@@ -127,7 +133,8 @@ def examples(module: Any, asked: dict[str, Any]) -> np.ndarray[Any, Any]:
     if asked["data"]:
         with np.load(asked["data"]) as data:
             x = data["x"]
-        return np.resize(x, (asked["batch"], *x.shape[1:])).astype(np.float32)
+        x = np.resize(x, (asked["batch"], *x.shape[1:]))
+        return x.astype(np.int64 if x.dtype.kind == "i" else np.float32)  # signed integers are token ids
     config: Any = getattr(module, "config", None)
     size = getattr(config, "image_size", None)
     if getattr(module, "main_input_name", "") != "pixel_values" or size is None:
