@@ -17,6 +17,7 @@ EXAMPLES = examples(
     "rarefy export out dense --to safetensors:dtype=bfloat16",
     "rarefy export out packed --to compressed-tensors:bits=4,group=64",
     "rarefy export out llama --to gguf:type=q4_0 --python LLAMA_ENV/bin/python",
+    "rarefy export out graph --to onnx:bits=4,group=32",
 )
 
 BLOCKS = 16
@@ -31,7 +32,7 @@ def export(
         typer.Option(
             "--to",
             metavar="TARGET",
-            help="safetensors, compressed-tensors or gguf, with settings after a colon.",
+            help="safetensors, compressed-tensors, gguf or onnx, with settings after a colon.",
             show_default=False,
         ),
     ],

@@ -129,7 +129,7 @@ class Library:
             raise Unproved(f"{self.name} does not open the export", f"{type(error).__name__}: {error}") from error
         proof = compared(self, asked, given)
         if not proof.kl <= self.limit:
-            raise Unproved(_over(self, proof), f"they part at {parting(asked, network) or 'the output'}")
+            raise Unproved(over(self, proof), f"they part at {parting(asked, network) or 'the output'}")
         return proof
 
 
@@ -170,7 +170,7 @@ class Program:
                 outputs, said = torch.from_numpy(found["outputs"]), json.loads(str(found["said"]))
         proof = compared(self, asked, outputs)
         if not proof.kl <= self.limit:
-            raise Unproved(_over(self, proof))
+            raise Unproved(over(self, proof))
         return dataclasses.replace(proof, tokens=self._tokens(asked.tokenizer, text, said))
 
     def _run(self, python: str | None, path: Path, given: Path, outputs: Path) -> None:
@@ -218,7 +218,7 @@ def compared(engine: Engine, asked: Asked, given: torch.Tensor) -> Proof:
     return Proof(engine.name, engine.limit, kl, float((wanted - given).abs().max()))
 
 
-def _over(engine: Engine, proof: Proof) -> str:
+def over(engine: Engine, proof: Proof) -> str:
     return (
         f"{engine.name} runs the export with other answers (distortion {proof.kl:.3g} nats, allowed {engine.limit:g}; "
         f"largest difference {proof.largest:.3g})"
@@ -229,7 +229,7 @@ def parting(asked: Asked, network: nn.Module) -> str:
     """The first layer, in order of execution, whose output is another one than in the network that should have come."""
     import torch
 
-    first, second = _outputs_by_layer(asked, asked.network), _outputs_by_layer(asked, network)
+    first, second = outputs_by_layer(asked, asked.network), outputs_by_layer(asked, network)
     for path, values in first.items():
         other = second.get(path)
         if other is None or other.shape != values.shape:
@@ -239,7 +239,7 @@ def parting(asked: Asked, network: nn.Module) -> str:
     return ""
 
 
-def _outputs_by_layer(asked: Asked, network: nn.Module) -> dict[str, torch.Tensor]:
+def outputs_by_layer(asked: Asked, network: nn.Module) -> dict[str, torch.Tensor]:
     """What each layer without layers inside gives, the first time that it runs."""
     import torch
 

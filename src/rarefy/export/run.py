@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from rarefy.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from rarefy.export.target import Conversion, Target
-    from rarefy.measure.tasks import Data
+    from rarefy.measure.tasks import Data, Network
     from rarefy.model import Model
     from rarefy.units import Interval
 
@@ -68,15 +67,16 @@ def export(
     progress = progress or Silent()
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} exists", remedy="choose another output, or remove it")
-    conversion = target.convert(model if target.runs_edits else dataclasses.replace(model, edits={}), progress)
+    conversion = target.convert(model if target.runs_edits else replace(model, edits={}), progress)
     engines = target.engines(conversion)
     dropped = model.edits.keys() - conversion.model.edits.keys()
     why = dict.fromkeys(sorted(dropped), "its inputs are not quantized there")
     if data is None:
         return _said(folder, target, conversion, why)
     with whole_folder(folder, model.skeleton.folder) as fresh:
-        target.write(conversion, fresh, progress)
-        cost = _cost(model, conversion, data, progress) if conversion.errors or dropped else None
+        target.write(replace(conversion, data=data), fresh, progress)
+        rounded, inexact = target.rounded(fresh), bool(conversion.errors or dropped)
+        cost = _cost(model, conversion, data, rounded, progress) if rounded is not None or inexact else None
         if max_kl is not None and cost is not None and cost.value > max_kl:
             raise Unproved(
                 f"{target.name()} cannot hold {model.source} at {max_kl:g} nats",
@@ -107,9 +107,11 @@ def _said(folder: Path, target: Target, conversion: Conversion, why: dict[str, s
     return Exported(folder, target.name(), more.pop("bytes", None), forms, dict(conversion.errors), why, **more)
 
 
-def _cost(model: Model, conversion: Conversion, data: Data, progress: Progress) -> Interval | None:
-    """Distortion of the network as it is held from the network as it was."""
+def _cost(
+    model: Model, conversion: Conversion, data: Data, rounded: Network | None, progress: Progress
+) -> Interval | None:
+    """Distortion of the network as it is held, with activations rounded where they are, from the network as it was."""
     from rarefy.measure.evaluate import evaluate
 
     with progress.task("measuring what conversion costs", 0):
-        return evaluate(conversion.model.module(), data, against=model.module()).kl
+        return evaluate(rounded or conversion.model.module(), data, against=model.module()).kl

@@ -20,6 +20,7 @@ from rarefy.model import Model
 if TYPE_CHECKING:
     from rarefy.codes import Code
     from rarefy.export.proof import Engine
+    from rarefy.measure.tasks import Network
     from rarefy.progress import Progress
 
 
@@ -43,12 +44,14 @@ class Conversion:
     model: decodes to what an engine computes with.
     held: file key -> how it is held; errors: of those that are not held exactly, the relative squared error.
     settings: what the target chose for the whole network, for its writer and for messages.
+    data: what is to go through both, for a writer that must know what the network reads.
     """
 
     model: Model
     held: Mapping[str, Held]
     errors: Mapping[str, float]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Any = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Target(ABC):
     @abstractmethod
     def write(self, conversion: Conversion, folder: Path, progress: Progress) -> None:
         """Write the files to `folder`, which exists and is empty. Raises ResourceError."""
+
+    def rounded(self, folder: Path) -> Network | None:
+        """The network in `folder` as its engine runs it, where that rounds activations too: a part of what conversion
+        costs, and of no proof."""
+        return None
 
     @abstractmethod
     def engines(self, conversion: Conversion) -> list[Engine]:
@@ -145,4 +153,4 @@ def target(words: str) -> Target:
     return made
 
 
-NAMES = ("safetensors", "compressed-tensors", "gguf")
+NAMES = ("safetensors", "compressed-tensors", "gguf", "onnx")
