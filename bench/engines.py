@@ -68,11 +68,10 @@ class Run:
     threads: int | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
-    def rarefy(self, name: str, *words: object) -> Path | None:
-        """The directory that `rarefy VERB MODEL` makes with `words` after it, once; None where it fails."""
-        verb, model, *more = map(str, words)
+    def rarefy(self, name: str, verb: str, model: Path | str, *words: str) -> Path | None:
+        """The directory that a verb makes of a network, once; None where it fails."""
         target = self.work / name
-        return self._made(name, [sys.executable, "-m", "rarefy.cli", verb, model, str(target), *more])
+        return self.made(target, [sys.executable, "-m", "rarefy.cli", verb, str(model), str(target), *words])
 
     def export(self, name: str, model: Path | str | None, to: str) -> Path | None:
         """An export, proved wherever there is its engine."""
@@ -87,7 +86,7 @@ class Run:
         if self.llama_cpp is None or plain is None:
             return None
         target = self.work / f"{name}.gguf"
-        return self._made(name, [str(self.llama_cpp / "llama-quantize"), str(plain / "model.gguf"), str(target), kind])
+        return self.made(target, [str(self.llama_cpp / "llama-quantize"), str(plain / "model.gguf"), str(target), kind])
 
     def race(self, called: Mapping[str, str | Path | None], **asked: Any) -> Part:
         """Speeds by name, the yardstick first. called: what `rarefy bench` calls each; None was not made."""
@@ -105,16 +104,17 @@ class Run:
         speeds = {name: speed.as_json() | {"name": name} for name, speed in zip(there, found.speeds, strict=True)}
         return {"threads": threads, "repeat": self.repeat, "bandwidth": found.bandwidth.as_json(), "networks": speeds}
 
-    def _made(self, name: str, command: list[str]) -> Path | None:
-        """The last word but for options that `command` makes, if it ends well."""
-        target = next(Path(word) for word in command if Path(word).parent == self.work)
+    def made(self, target: Path, command: list[str]) -> Path | None:
+        """What a command makes, unless it is there; None where it fails, which is noted."""
         if target.exists():
             return target
         self.work.mkdir(parents=True, exist_ok=True)
         ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if ran.returncode == 0:
             return target
-        self.missing[name] = (ran.stderr.strip().splitlines() or [f"it ended with status {ran.returncode}"])[-1][:300]
+        self.missing[target.name] = (ran.stderr.strip().splitlines() or [f"it ended with status {ran.returncode}"])[-1][
+            :300
+        ]
         return None
 
 
