@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,8 +30,8 @@ from rarefy.evidence import (
     walk,
 )
 from rarefy.evidence.sites import Visit
-from rarefy.files import record
-from rarefy.files.container import overhead
+from rarefy.files import compact, record
+from rarefy.files.container import is_single, overhead
 from rarefy.method import Budgeted, PerTensor
 from rarefy.model import Model, Step
 from rarefy.units import human
@@ -67,6 +69,10 @@ def apply_jointly(
     return model
 
 
+UNSPENT, TRIES = 0.002, 4
+"""Of a size, what may be left over; and how often the last segment is coded to have less left."""
+
+
 class Joint:
     """What is done in a segment, by a survey and by the walk.
 
@@ -78,6 +84,8 @@ class Joint:
         self.known: Surveyed | None = None
         self.forecasts: list[dict[str, Any]] = [{} for _ in methods]
         self.rest = [0.0 for _ in methods]
+        sizes = [method.size for method in methods if isinstance(method, Budgeted) and method.size]
+        self._single = bool(sizes) and is_single(model.codes, min(sizes))
 
     def survey(self, evidence: Evidence, name: str, *, seed: int, also: Visit | None = None) -> list[Visited]:
         """Forecast what all sites take. Where the journal has the survey called `name`, that one.
@@ -110,7 +118,8 @@ class Joint:
                 self.rest[i] = stored + 8 * overhead(self.model.codes, method.size)
 
     def visit(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """Code a segment's sites; where that makes the files too large and nothing is left to make up for it, again.
+        """Code a segment's sites. Where no segment is left to make up for it and that took too much, or left more than
+        UNSPENT of a size, again: until it fits, up to TRIES times. The largest that fits is taken.
 
         Raises UsageError when no step is wide enough for the size that is to be kept.
         """
@@ -118,17 +127,29 @@ class Joint:
         spent = [merged(visited.notes["spent"][i] for visited in before) for i in range(len(self.methods))]
         saved = [0.0 for _ in self.methods]
         last: list[PerTensor] = []
-        excess: list[float] = []
-        while True:
+        over: list[float] = []
+        fits: Visited | None = None
+        for tried in itertools.count(1):
             settled = [self._settled(i, spent[i], saved[i]) for i in range(len(self.methods))]
-            if settled == last:
-                more = human(max(excess) / 8)
-                raise UsageError("so many bytes are too few", f"the widest steps take {more} more", "allow more")
+            if settled == last or (fits is not None and tried > TRIES):
+                break
             made = self._code(settled, sites)
-            excess = [self._excess(i, spent[i] | made.notes["spent"][i]) for i in range(len(self.methods))]
-            if max(excess) <= 0:
-                return made
-            saved, last = [one + max(more, 0.0) for one, more in zip(saved, excess, strict=True)], settled
+            over = [self._excess(i, spent[i] | made.notes["spent"][i]) for i in range(len(self.methods))]
+            if max(over) <= 0 and (fits is None or _spent(made) > _spent(fits)):
+                fits = made
+            if max(over) <= 0 and all(self._spends(i, over[i]) for i in range(len(self.methods))):
+                break
+            saved, last = [one + more for one, more in zip(saved, over, strict=True)], settled
+        if fits is None:
+            raise UsageError(
+                "so many bytes are too few", f"the widest steps take {human(max(over) / 8)} more", "allow more"
+            )
+        return fits
+
+    def _spends(self, i: int, over: float) -> bool:
+        """Whether method i leaves little of its size. over: bits beyond it, below zero."""
+        method = self.methods[i]
+        return not isinstance(method, Budgeted) or over >= -8 * UNSPENT * method.size
 
     def _settled(self, i: int, spent: Mapping[str, float], saved: float) -> PerTensor:
         """Method i as it goes on, with so many bits fewer to spend."""
@@ -170,8 +191,15 @@ class Joint:
         return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent, "edits": edits})
 
     def _bits(self, key: str, code: Code) -> float:
-        """What a code takes in a file, exactly."""
-        return 8.0 * len(record.encode(code, self.model.dtypes[key]))
+        """What a code takes in a file of its own, exactly; beside others in a small one a little less."""
+        made = record.encode(code, self.model.dtypes[key])
+        stored = compact.write([made]) if self._single else None
+        return 8.0 * len(stored or made)
+
+
+def _spent(made: Visited) -> float:
+    """Bits that all methods spent on a segment."""
+    return math.fsum(bits for spent in made.notes["spent"] for bits in spent.values())
 
 
 def _forecasts(earlier: Sequence[PerTensor], method: PerTensor, sites: list[Site]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rarefy.files.safetensors import write as write_tensors
 from rarefy.files.varint import Cursor, varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from rarefy.codes import Code
     from rarefy.files.head import Head
@@ -307,7 +307,17 @@ def _write_spread(path: Path, parts: list[tuple[str, Record]]) -> None:
     write_tensors(path, [(name, Payload("U8", (p.size,), p.size, p.chunks())) for name, p in parts], _METADATA)
 
 
-def overhead(names: Iterable[str], size: int) -> int:
-    """Bytes of files of that many bytes beside the records of tensors of these names, about."""
-    entry = _ENTRY if size >= SINGLE_BYTES else 2
-    return sum(len(name.encode()) + entry for name in names)
+def is_single(names: Collection[str], size: int) -> bool:
+    """Whether files of that many bytes that hold tensors of these names use the single layout."""
+    return size < SINGLE_BYTES + _spread_overhead(names)
+
+
+def overhead(names: Collection[str], size: int) -> int:
+    """Bytes of such files beside the records, about; those of the single layout stay below SINGLE_BYTES."""
+    if not is_single(names, size):
+        return _spread_overhead(names)
+    return max(sum(len(name.encode()) + 2 for name in names), size - SINGLE_BYTES + 1)
+
+
+def _spread_overhead(names: Collection[str]) -> int:
+    return sum(len(name.encode()) + _ENTRY for name in names)
