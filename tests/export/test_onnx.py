@@ -173,8 +173,9 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
 
 
 def test_a_spoiled_file_is_found_and_the_layer_named(tmp_path: Path) -> None:
-    model, x = tiny.opened("chain"), tiny.inputs("chain")
-    export(model, target("onnx:activations=int8"), tmp_path / "out", Arrays(x, None, "x"))
+    model, data = tiny.opened("chain"), Arrays(tiny.inputs("chain"), None, "x")
+    rounding = target("onnx:activations=int8")
+    export(model, rounding, tmp_path / "out", data)
     path = tmp_path / "out" / "model.onnx"
     graph = ir.load(path)
     (node,) = (node for node in graph.graph if node.name.startswith("2/MatMulInteger"))
@@ -182,12 +183,20 @@ def test_a_spoiled_file_is_found_and_the_layer_named(tmp_path: Path) -> None:
     weight.const_value = ir.tensor(np.roll(weight.const_value.numpy(), 1, 0), name=weight.name)
     ir.save(graph, path)
     engine = onnx_runtime.Runtime("model.onnx", causal=False, rounds=True)
-    asked = Asked.of(model, Arrays(x, None, "x"))
+    asked = Asked.of(rounding.convert(model, Silent()).model, data)
     with pytest.raises(Unproved, match=r"with other answers .*they part at 2$"):
         engine.ask(tmp_path / "out", asked, None)
     path.write_bytes(b"no graph")
     with pytest.raises(Unproved, match="does not run the export"):
         dataclasses.replace(engine, rounds=False).ask(tmp_path / "out", asked, None)
+
+
+def test_what_one_file_cannot_hold_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rarefy.export.onnx.LARGEST", 1000)
+    data = Arrays(tiny.inputs("chain"), None, "x")
+    made = export(tiny.opened("chain"), target("onnx:activations=int8"), tmp_path / "out", data)
+    assert agreed(made) < 1e-6
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.onnx", "model.onnx.data"]
 
 
 def test_signs_of_gains_move_into_the_integers(tmp_path: Path) -> None:
@@ -217,6 +226,9 @@ def test_layers_that_groups_do_not_fit_stay_dense_and_are_named(tmp_path: Path) 
 def test_what_a_graph_cannot_hold(opened: Opened, data: Tokens, ranges: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="an encoder and a decoder are two graphs"):
         export(opened(ZOO["t5"].build()), target("onnx"), tmp_path / "out", data)
+    with pytest.raises(UsageError, match="networks that read tokens are taken as they come"):
+        words = f"onnx:activations=int8,calibration={ranges}"
+        export(opened(wide()), target(words), tmp_path / "out", data)
     x = np.load(ranges)["x"]
     with pytest.raises(UsageError, match="calibration is for activations=int8"):
         export(tiny.opened("torch_resnet"), target(f"onnx:calibration={ranges}"), tmp_path / "out", None)

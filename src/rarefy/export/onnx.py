@@ -16,6 +16,7 @@ from rarefy.codes.transposed import Transposed
 from rarefy.errors import RarefyError, UsageError
 from rarefy.export.nearest import held, nearest
 from rarefy.export.target import Conversion, Held, Target, converted, dense_in
+from rarefy.files.atomic import write_json
 from rarefy.method import setting
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ GROUP: Final = 32
 SPREAD: Final = 128
 """The same, for grids with one scale a row."""
 
+LARGEST: Final = 1_900_000_000
+"""Bytes of weights that one file holds: protobuf ends at 2 GiB."""
+
 
 @dataclass(frozen=True)
 class ONNX(Target):
@@ -68,7 +72,7 @@ class ONNX(Target):
         from rarefy.families.base import places
 
         _check(model)
-        ranges = self._ranges()
+        ranges = self._ranges(model)
         causal, names = is_causal(model), model.keys
         used = {names[place.parameter]: place for place in places(model.skeleton.empty, model.skeleton.ties)}
 
@@ -82,13 +86,19 @@ class ONNX(Target):
 
         return converted(model, hold, progress, used=used, causal=causal, ranges=ranges)
 
-    def _ranges(self) -> Arrays | None:
+    def _ranges(self, model: Model) -> Arrays | None:
         from rarefy.evidence.sources import read_arrays
 
         if self.calibration is None:
             return None
         if self.activations != "int8":
             raise UsageError("onnx: calibration is for activations=int8", remedy="add it, or leave calibration out")
+        if reads_tokens(model):
+            raise UsageError(
+                f"onnx: no ranges are fixed for {model.source}",
+                "those of networks that read tokens are taken as they come",
+                "leave calibration out",
+            )
         return read_arrays(self.calibration)
 
     def _held(self, code: Code, place: Place, model: Model, *, rows: bool) -> Held:
@@ -131,36 +141,38 @@ class ONNX(Target):
     def write(self, conversion: Conversion, folder: Path, progress: Progress) -> None:
         import onnx_ir as ir
 
+        graph, skeleton = self._graph(conversion, progress), conversion.model.skeleton
+        with progress.task("writing", 0):
+            large = sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > LARGEST
+            ir.save(graph, folder / FILE, external_data=f"{FILE}.data" if large else None)
+        config = skeleton.config()
+        if config is not None:
+            write_json(folder / "config.json", config)
+        skeleton.copy_side_files(folder)
+
+    def _graph(self, conversion: Conversion, progress: Progress) -> Any:
         from rarefy.evidence.fingerprint import check_disjoint_examples
         from rarefy.export import onnx_graph, onnx_layers, onnx_rounding
 
-        model, chosen = conversion.model, conversion.settings
-        integers = {
+        model, chosen, ranges = conversion.model, conversion.settings, conversion.settings["ranges"]
+        matrices = {
             key: onnx_layers.Matrix(chosen["used"][key].modules, each.form == ROWS)
             for key, each in conversion.held.items()
             if isinstance(onnx_layers.inner(each.code), Grid)
         }
-        rounds = self.activations == "int8"
-        fixed = chosen["ranges"]
-        if fixed is not None:
-            check_disjoint_examples(fixed.fingerprint(), conversion.data.x)
+        if ranges is not None:
+            check_disjoint_examples(ranges.fingerprint(), conversion.data.x)
         with progress.task("tracing", 0):
-            network = onnx_layers.integers(model, integers, rounds=rounds and fixed is None)
+            rounds = self.activations == "int8" and ranges is None
+            network = onnx_layers.integers(model, matrices, rounds=rounds)
             example = None if reads_tokens(model) else conversion.data.x
             graph = onnx_graph.graph_of(network, causal=chosen["causal"], example=example, source=model.source)
         onnx_rounding.fold_norms(graph)
-        if fixed is not None:
+        if ranges is not None:
             with progress.task("taking ranges", 0):
-                onnx_rounding.fix_ranges(graph, fixed.x)
+                onnx_rounding.fix_ranges(graph, ranges.x)
         graph.producer_name, graph.producer_version = "rarefy", None
-        with progress.task("writing", 0):
-            large = sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > _LARGEST
-            ir.save(graph, folder / FILE, external_data=f"{FILE}.data" if large else None)
-        if model.skeleton.config() is not None:
-            from rarefy.files.atomic import write_json
-
-            write_json(folder / "config.json", model.skeleton.config())
-        model.skeleton.copy_side_files(folder)
+        return graph
 
     def rounded(self, folder: Path) -> Network | None:
         from rarefy.export.onnx_runtime import Session
@@ -174,9 +186,6 @@ class ONNX(Target):
 
 
 TARGET = ONNX
-
-_LARGEST: Final = 1_900_000_000
-"""Bytes of weights that one file holds: protobuf ends at 2 GiB."""
 
 
 def _packages() -> None:
@@ -221,7 +230,8 @@ def _unlike(place: Place, model: Model) -> str:
 
 
 def _floats(code: Code, why: str = "") -> Held:
-    return Held(dense_in(code, FLOATS), FLOATS, why)
+    dense = dense_in(code, FLOATS)
+    return Held(dense, dense.dtype.name, why)
 
 
 def _grid(code: Code, bits: int | None, group: int) -> Grid:

@@ -248,7 +248,7 @@ def outputs_by_layer(asked: Asked, network: nn.Module) -> dict[str, torch.Tensor
     def keep(path: str) -> Callable[..., None]:
         def hook(_layer: nn.Module, _args: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.is_floating_point():
-                found.setdefault(path, output.detach().float())
+                found.setdefault(path, output.detach().to(torch.float32, copy=True))  # the next may work in place
 
         return hook
 
