@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rarefy.engines import hook
 
 if TYPE_CHECKING:
+    from rarefy.engines.plugin import Packed
     from rarefy.errors import FormatError, RarefyError, ResourceError, UsageError
     from rarefy.evidence import Evidence
     from rarefy.measure.compare import compare
@@ -36,6 +37,7 @@ _WHERE = {
     "Interval": "units",
     "Method": "method",
     "Model": "model",
+    "Packed": "engines.plugin",
     "PerTensor": "method",
     "Point": "units",
     "RarefyError": "errors",
@@ -55,6 +57,7 @@ __all__ = [
     "Interval",
     "Method",
     "Model",
+    "Packed",
     "PerTensor",
     "Point",
     "RarefyError",

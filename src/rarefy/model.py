@@ -167,6 +167,12 @@ class Model:
         module.load_state_dict(made, assign=True)
         return retie(module, self.skeleton.ties).to(device).eval()
 
+    def packed(self, device: str = "cpu") -> nn.Module:
+        """The whole network with coded weights kept at 4 or 8 bits in memory, computing in bfloat16; no training."""
+        from rarefy.engines.packed import packed
+
+        return packed(self, device)
+
 
 class LazyCodes(Mapping[str, "Code"]):
     """Codes that are read when asked for and not kept: a network's codes need not be in memory together."""

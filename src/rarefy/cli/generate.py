@@ -22,6 +22,9 @@ def generate(
     sample: Annotated[
         bool, typer.Option("--sample", metavar="", help="Draw tokens instead of taking the likeliest.")
     ] = False,
+    packed: Annotated[
+        bool, typer.Option("--packed", metavar="", help="Keep an artifact's weights at 4 or 8 bits in memory.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float32,
@@ -38,7 +41,7 @@ def generate(
             network = opened(model, progress)
             tokenizer = tokenizer_of(network)
             with progress.task("restoring weights", 0):
-                module = network.module(device, dtype_of(dtype.value))
+                module = network.packed(device) if packed else network.module(device, dtype_of(dtype.value))
         if sys.stdout.isatty():
             typer.secho(prompt, nl=False, dim=True, err=True)
         continued(module, tokenizer, prompt, tokens, stream=_write, sample=sample, seed=seed)

@@ -54,6 +54,10 @@ class Decode(ConversionOps):
                 raise FormatError("its tensor is not a record")
             coded = record.cpu()
             code, dtype = records.decode(coded.numpy().data, threads=torch.get_num_threads())
+            packer = self.hf_quantizer.packer if self.whole else None
+            if packer is not None and packer.take(name, code, str(record.device)):
+                # In the place of the parameter until its layer is replaced: its shape, and the memory of one number.
+                return torch.zeros((), dtype=self.dtype, device=record.device).expand(code.shape)
             values = tensor(code, self.dtype or TORCH[dtype])
             release(coded)
             return values.to(record.device)

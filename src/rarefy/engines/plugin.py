@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from rarefy import edits
 from rarefy.edits import attach
 from rarefy.engines.decode import Decode, without_decoding
+from rarefy.engines.packed import Packer
 from rarefy.errors import FormatError, RarefyError, UsageError
 
 if TYPE_CHECKING:
@@ -42,18 +44,33 @@ class RarefyConfig(QuantizationConfigMixin):
 
     version: of the artifact.
     dtype: torch's name of the type to restore to when neither the caller nor the model's config says one.
+    packed: keep coded weights at 4 or 8 bits in memory. Asked for by the caller, never by an artifact:
+        from_pretrained(artifact, quantization_config=rarefy.Packed()).
     settings: whatever else stands there, kept as it is.
     """
 
     quant_method: str
 
-    def __init__(self, version: int = VERSION, dtype: str = "float32", **settings: Any) -> None:
+    def __init__(self, version: int = VERSION, dtype: str = "float32", packed: bool = False, **settings: Any) -> None:
         self.__dict__.update(settings)
         self.quant_method = "rarefy"
         self.version = version
         self.dtype = dtype
-        # transformers then forgets after loading that the model was ever quantized: save_pretrained writes it dense.
-        self.dequantize = True
+        self.packed = packed
+
+    @property
+    def dequantize(self) -> bool:
+        """Whether transformers forgets after loading that it was quantized: save_pretrained then writes it dense."""
+        return not self.packed
+
+    def get_loading_attributes(self) -> dict[str, Any]:
+        """What the caller's configuration adds to the artifact's own."""
+        return {"packed": self.packed}
+
+
+def Packed() -> RarefyConfig:  # noqa: N802 - read as a configuration: quantization_config=rarefy.Packed()
+    """Asks from_pretrained to keep an artifact's coded weights at 4 or 8 bits in memory."""
+    return RarefyConfig(packed=True)
 
 
 class RarefyQuantizer(HfQuantizer):
@@ -65,6 +82,7 @@ class RarefyQuantizer(HfQuantizer):
     def __init__(self, quantization_config: RarefyConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.failure: RarefyError | None = None
+        self.packer: Packer | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Raises UsageError for what an artifact cannot do, FormatError for one from the future."""
@@ -88,6 +106,8 @@ class RarefyQuantizer(HfQuantizer):
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """`dtype`, unless transformers guessed it from the file, where everything is uint8."""
+        if self.quantization_config.packed:
+            return torch.bfloat16  # the kernels' type
         if dtype.is_floating_point:
             return dtype
         known = getattr(torch, self.quantization_config.dtype, None)
@@ -98,6 +118,8 @@ class RarefyQuantizer(HfQuantizer):
     ) -> None:
         if getattr(model.config, "distributed_config", None) is not None:
             raise UsageError("an artifact cannot be sharded while it loads", remedy="write it dense first")
+        if self.quantization_config.packed:
+            self.packer = Packer(model)
         if checkpoint_files is not None and len(checkpoint_files) == 1:
             self._respread(checkpoint_files)
 
@@ -147,24 +169,33 @@ class RarefyQuantizer(HfQuantizer):
             raise self.failure
         conversions: Any = model._weight_conversions
         model._weight_conversions = without_decoding(conversions)
+        if self.packer is not None:
+            self.packer.install()
         if hasattr(self, "_tidy"):
             self._tidy()
         attach(model, edits.read(getattr(self.quantization_config, "edits", None)), model.base_model_prefix)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """True: what is loaded is dense."""
+        """True: what is loaded is dense. Raises UsageError where it is packed."""
+        if self.packer is not None:
+            raise UsageError("a packed network is not saved", "its weights are in its artifact", "copy that")
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """True: what is loaded is dense."""
-        return True
+        """Whether what is loaded is dense."""
+        return self.packer is None
 
 
 def register(registry: ModuleType) -> None:
     """Enter Rarefy into `registry`, which is transformers.quantizers.auto, unless it is there."""
     with _lock:
+        obeyed: Any = registry.LOADING_ATTRIBUTES_CONFIG_TYPES
+        if RarefyConfig not in obeyed:
+            registry.LOADING_ATTRIBUTES_CONFIG_TYPES = (*obeyed, RarefyConfig)  # type: ignore[attr-defined]
+            # Said of every caller's configuration beside an artifact's, also where the caller's part is obeyed.
+            warnings.filterwarnings("ignore", r"(?s)You passed `quantization_config`.*\['packed'\]")
         if "rarefy" not in registry.AUTO_QUANTIZATION_CONFIG_MAPPING:
             registry.register_quantization_config("rarefy")(RarefyConfig)
         if "rarefy" not in registry.AUTO_QUANTIZER_MAPPING:

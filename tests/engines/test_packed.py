@@ -1,0 +1,258 @@
+"""Packed layers and networks against what their codes decode to."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+import rarefy
+from rarefy.codes import Codebook, Dense, Grid, Sparse
+from rarefy.codes.separable import Separable, exponents
+from rarefy.codes.transposed import Transposed
+from rarefy.engines.packed import Packing
+from rarefy.engines.packed_layers import AT_ONCE, Packed4, Packed8, PackedEmbedding
+from rarefy.engines.packed_levels import bfloat16, levels
+from rarefy.errors import UsageError
+from rarefy.files import record
+from rarefy.files.container import Reader
+from rarefy.model import Model, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Pair
+
+    from rarefy.codes import Code
+
+    Write = Callable[..., Pair]
+
+OUT, IN = 64, 128
+RNG = np.random.default_rng(0)
+# Said by transformers under any configuration of the caller's; outside of tests the plug-in keeps it silent.
+pytestmark = pytest.mark.filterwarnings("ignore:(?s)You passed `quantization_config`")
+
+LLAMA = LlamaConfig(
+    vocab_size=64,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    tie_word_embeddings=True,
+)
+
+
+def grid(bits: int, group: int, affine: bool, out: int = OUT, columns: int = IN) -> Grid:
+    rng = np.random.default_rng(bits)
+    groups = -(-columns // group)
+    q = rng.integers(0, 1 << bits, (out, columns)).astype(np.uint8)
+    zero = rng.integers(0, 1 << bits, (out, groups)).astype(np.uint8) if affine else None
+    scale = Dense.of(rng.uniform(0.01, 0.02, (out, groups)).astype(np.float32), "F16")
+    return Grid(q, scale, zero, bits_per_symbol=bits, group=group, shape=(out, columns))
+
+
+def separable(
+    spread: float, points: tuple[float, float, float] = (1, 2, 3), far: int = 0, out: int = OUT, columns: int = IN
+) -> Separable:
+    rng = np.random.default_rng(1)
+    q = np.clip(np.rint(rng.normal(0, spread, (out, columns))), -3 * spread, 3 * spread).astype(np.int32)
+    if far:
+        q[:, 5] = rng.integers(-far, far + 1, out)
+        q[0, 5] = far
+    rows, inputs = (exponents(rng.uniform(0.5, 2, n)) for n in (out, columns))
+    return Separable(q, rows, inputs, np.array(points, np.float32), shape=(out, columns))
+
+
+GAUSS = RNG.normal(0, 0.05, (OUT, IN)).astype(np.float32)
+KEEP = RNG.random((OUT, IN)) < 0.5
+CODES: dict[str, tuple[Code, int, float]] = {
+    # code, bits that it must take, largest relative error of the weights; bfloat16 scales alone come to 0.3 %
+    "symmetric": (grid(4, 64, False), 4, 0.005),
+    "affine": (grid(4, 32, True), 4, 0.005),
+    "one group": (grid(3, IN, True), 4, 0.005),
+    "ragged groups": (grid(4, 48, True), 8, 0.01),
+    "8 bits": (grid(8, 64, True), 8, 0.01),
+    "separable": (separable(2), 4, 0.006),
+    "separable, with points": (separable(2, (0.9, 1.9, 2.9)), 4, 0.06),
+    "separable, one far column": (separable(2, far=1000), 4, 0.006),
+    "separable, wide": (separable(12), 8, 0.006),
+    "separable, wide with points": (separable(12, (0.9, 1.9, 2.9)), 8, 0.01),
+    "separable, wide with a far column": (separable(12, far=5000), 8, 0.02),
+    "codebook": (Codebook.of(np.rint(GAUSS * 100) / 100), 8, 0.01),
+    "sparse": (Sparse(KEEP, grid(4, 64, True)), 8, 0.01),
+    "transposed": (Transposed(grid(4, 64, False, IN, OUT)), 8, 0.01),
+}
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.detach().float() - expected.detach()).norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_layer_is_its_code(name: str) -> None:
+    code, bits, limit = CODES[name]
+    found = levels(code)
+    layer = (Packed4 if found.bits == 4 else Packed8)(found, IN)
+    expected = torch.from_numpy(code.decode())
+    assert found.bits == bits
+    assert layer.kernel == f"int{bits}pack"
+    assert distance(layer.weight, expected) < limit
+    for rows in (1, 3, AT_ONCE + 1):
+        x = torch.randn(rows, IN, generator=torch.Generator().manual_seed(rows))
+        # Beside the packing, the input and the output are rounded to bfloat16.
+        assert distance(layer(x), x @ expected.t()) < limit + 0.01
+        assert distance(layer(x), x @ layer.weight.float().t()) < 0.01
+
+
+@pytest.mark.parametrize("name", ["symmetric", "one group", "separable, one far column"])
+def test_plain_layout_agrees_with_the_kernel(name: str) -> None:
+    found = levels(CODES[name][0])
+    layer, plain = Packed4(found, IN), Packed4(found, IN, "meta")
+    assert plain.kernel == "restored by blocks"
+    q = torch.from_numpy(found.q)
+    for part in ("index", "columns", "scales"):
+        setattr(plain, part, getattr(layer, part))
+    plain.packed = q[:, ::2].byte() | q[:, 1::2].byte() << 4
+    assert torch.equal(plain.weight, layer.weight)
+    x = torch.randn(2, IN)
+    assert distance(plain(x), layer(x).float()) < 0.01
+    assert layer.packed.nbytes == plain.packed.nbytes == q.numel() / 2
+
+
+@pytest.mark.parametrize("rows", [16, 48, 80])
+def test_weights_of_layers_that_fill_no_block(rows: int) -> None:
+    code = grid(4, 64, True, rows)
+    layer = Packed4(levels(code), IN)
+    assert distance(layer.weight, torch.from_numpy(code.decode())) < 0.005
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees() -> None:
+    found = levels(grid(4, 64, True))
+    x = torch.randn(2, IN)
+    layer = Packed4(found, IN, "cuda")
+    assert layer.kernel == "int4pack on CUDA"
+    assert distance(layer(x.cuda()).cpu(), Packed4(found, IN)(x)) < 0.01
+
+
+def test_rounds_as_torch_does() -> None:
+    values = RNG.normal(0, 1, 1000).astype(np.float32)
+    assert np.array_equal(bfloat16(values), torch.from_numpy(values).bfloat16().float().numpy())
+
+
+def test_error_is_the_one_that_is_made() -> None:
+    code = separable(12, (0.9, 1.9, 2.9))
+    found = levels(code)
+    exact = code.decode() / code.free()["columns"]
+    assert found.columns is not None and found.offset is None
+    made = found.q * found.scale
+    assert found.error == pytest.approx(np.square(made - exact).sum() / np.square(exact).sum(), rel=1e-3)
+    assert found.error > 0
+
+
+@pytest.fixture
+def llama(write: Write) -> Pair:
+    torch.manual_seed(0)
+    return write(AutoModelForCausalLM.from_config(LLAMA), grid=True)
+
+
+def opened(pair: Pair) -> Any:
+    reader = Reader(pair.artifact / "model.safetensors")
+    codes = {name: record.decode(reader.record(name))[0] for name in reader.names()}
+    return rarefy.open(pair.dense).with_codes(codes, Step("test", {})).packed()
+
+
+def loaded(pair: Pair) -> Any:
+    return AutoModelForCausalLM.from_pretrained(pair.artifact, quantization_config=rarefy.Packed())
+
+
+def kl(one: torch.Tensor, other: torch.Tensor) -> float:
+    p, q = one.float().log_softmax(-1), other.float().log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("way", ["open", "from_pretrained"])
+def test_network(way: str, llama: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "rarefy")
+    module = opened(llama) if way == "open" else loaded(llama)
+    dense = AutoModelForCausalLM.from_pretrained(llama.dense, dtype=torch.float32)
+    ids = torch.arange(40)[None]
+    with torch.inference_mode():
+        assert kl(dense(ids).logits, module(ids).logits) < 1e-3
+        assert module.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0).shape == (1, 44)
+    assert not any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()])
+    assert module.get_output_embeddings() is module.get_input_embeddings().table
+    assert [said.getMessage() for said in caplog.records] == [str(module.packing)]
+
+
+def test_accounts_for_its_memory(llama: Pair) -> None:
+    module = opened(llama)
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*module.parameters(), *module.buffers()]
+    }
+    assert module.packing.bytes == sum(storages.values())
+    weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(LLAMA).parameters())
+    assert module.packing.bytes < 1.3 * weights
+    assert not any(isinstance(m, nn.Linear | nn.Embedding) for m in module.modules())
+
+
+def test_transposed_layers(write: Write) -> None:
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=64, n_layer=2, n_head=4)
+    pair = write(AutoModelForCausalLM.from_config(config), grid=True)
+    module = opened(pair)
+    dense = AutoModelForCausalLM.from_pretrained(pair.dense)
+    ids = torch.arange(40)[None]
+    assert isinstance(module.transformer.h[0].attn.c_attn, Packed8)
+    assert module.transformer.h[0].attn.c_attn.bias.shape == (192,)
+    with torch.inference_mode():
+        assert kl(dense(ids).logits, module(ids).logits) < 1e-3
+
+
+def test_entropy_codes_of_a_module() -> None:
+    linear, table = nn.Linear(IN, OUT), nn.Embedding(OUT, IN)
+    model = Model.from_module(nn.ModuleDict({"linear": linear, "table": table}))
+    code = separable(2, (0.95, 1.95, 2.95))
+    module = model.with_codes({"linear.weight": code, "table.weight": code}, Step("test", {})).packed()
+    expected, ids = torch.from_numpy(code.decode()), torch.tensor([[0, 5], [63, 5]])
+    assert isinstance(module["linear"], Packed4)  # type: ignore[index]
+    assert isinstance(module["table"], PackedEmbedding)  # type: ignore[index]
+    x = torch.randn(2, 3, IN)
+    assert distance(module["linear"](x), nn.functional.linear(x, expected, linear.bias)) < 0.05  # type: ignore[index]
+    assert distance(module["table"](ids), expected[ids]) < 0.01  # type: ignore[index]
+
+
+def test_names_what_stays_dense() -> None:
+    module = nn.Sequential(nn.Linear(IN, OUT), nn.Linear(OUT, 16))
+    model = Model.from_module(module).with_codes({"0.weight": grid(4, 64, True)}, Step("test", {}))
+    found: Any = model.packed()
+    assert found.packing.dense == ("1.weight",)
+    assert found[1].weight.dtype == torch.bfloat16
+    assert "in bfloat16: 1.weight" in str(found.packing)
+
+
+def test_line() -> None:
+    packing = Packing(1_234_567, {"int4pack at 4 bits": 2, "int8pack at 8 bits": 1}, (), 1e-4)
+    assert str(packing) == (
+        "packed: 1.2 MB in memory, layers: 2 by int4pack at 4 bits, 1 by int8pack at 8 bits, weights moved by 1.00 %"
+    )
+
+
+def test_refuses_training_and_saving(llama: Pair, tmp_path: Any) -> None:
+    module = opened(llama)
+    with pytest.raises(UsageError, match="cannot be trained"):
+        module.train()
+    with pytest.raises(UsageError, match="is not saved"):
+        module.save_pretrained(tmp_path / "again")
+    assert copy.deepcopy(module)(torch.arange(4)[None]).logits.shape == (1, 4, 64)
+    module = loaded(llama)
+    with pytest.raises(UsageError, match="is not saved"):
+        module.save_pretrained(tmp_path / "again")
+    assert not module.hf_quantizer.is_trainable
