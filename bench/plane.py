@@ -45,7 +45,7 @@ from rarefy.units import bpw
 Array = NDArray[Any]
 
 HERE = Path(__file__).resolve().parent
-RATES = (2, 2.5, 3, 3.5, 4, 5, 6)
+RATES = (2, 2.5, 3, 3.5, 4, 5, 6, 7)
 GGUF_TYPES = ("Q2_K", "IQ2_M", "IQ3_XXS", "Q3_K_M", "Q4_K_M", "Q6_K")
 TEXTS = {"wikipedia": "wikitext2-raw.test", "code": "exl3cal_code", "c4": "exl3cal_c4"}
 PLANES = ("whole", "linear")
