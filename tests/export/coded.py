@@ -21,12 +21,14 @@ def wide(kind: str = "Llama", **more) -> transformers.PreTrainedModel:
         vocab_size=tiny.VOCABULARY,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,
         initializer_range=0.2,
-        **{"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **more},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **{"num_hidden_layers": 2, "tie_word_embeddings": False, **more},
     )
     network = getattr(transformers, f"{kind}ForCausalLM")(config)
     for name, parameter in network.named_parameters():

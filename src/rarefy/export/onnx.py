@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from rarefy.codes import Dense, Grid
 from rarefy.codes.transposed import Transposed
 from rarefy.errors import RarefyError, UsageError
@@ -119,7 +121,7 @@ class ONNX(Target):
                 return _floats(code)
             columns = _size(code) // max(1, code.shape[0])
             how: dict[str, Any] = {"symmetric": True, "scale": "F32"}
-            return Held(held(code, 8, columns, **how) or nearest(code, 8, columns, **how), ROWS)
+            return Held(held(code, 8, columns, **how) or _balanced(nearest(code, 8, columns, **how)), ROWS)
         if isinstance(code, Dense) and bits is None:
             return _floats(code)
         columns = _size(code) // max(1, code.shape[0])
@@ -232,6 +234,11 @@ def _unlike(place: Place, model: Model) -> str:
 def _floats(code: Code, why: str = "") -> Held:
     dense = dense_in(code, FLOATS)
     return Held(dense, dense.dtype.name, why)
+
+
+def _balanced(grid: Grid) -> Grid:
+    """Without -128, whose negative is no signed 8-bit integer: a normalization with a negative gain turns signs."""
+    return Grid(np.maximum(grid.q, 1), grid.scale, None, bits_per_symbol=8, group=grid.group, shape=grid.shape)
 
 
 def _grid(code: Code, bits: int | None, group: int) -> Grid:
