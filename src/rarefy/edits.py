@@ -87,7 +87,7 @@ def attach(module: nn.Module, edits: Mapping[str, QuantizedInput], body: str | N
             layer = layers.get(path.removeprefix(f"{body}."))
             if layer is None:
                 continue
-        if layer is None or leaf not in layer._parameters:
+        if layer is None or not (leaf in layer._parameters or hasattr(type(layer), leaf)):  # packed ones make it
             raise FormatError(f"an edit is of {name}, which the network has not")
         if not isinstance(layer, nn.Embedding):
             layer.register_forward_pre_hook(_Hook(edit), with_kwargs=True)

@@ -152,7 +152,11 @@ class Model:
 
     def built(self) -> nn.Module:
         """A fresh module, its parameters on the meta device, that does what the edits say."""
-        return attach(self.skeleton.build(), {self.names[key]: edit for key, edit in self.edits.items()})
+        return self.edited(self.skeleton.build())
+
+    def edited(self, module: nn.Module) -> nn.Module:
+        """`module`, of this network's form, made to do what the edits say."""
+        return attach(module, {self.names[key]: edit for key, edit in self.edits.items()})
 
     def module(self, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """The whole network, a fresh module with every weight restored (float32 unless `dtype`)."""

@@ -115,6 +115,20 @@ def test_it_is_kept_and_opened_again(tmp_path: Path) -> None:
     assert all(edit.scale is None for edit in later.edits.values())
 
 
+@pytest.mark.filterwarnings("ignore:.*quantization_config:UserWarning")
+def test_packed_networks_do_it() -> None:
+    model, evidence = tiny.opened("llama_tied"), tiny.evidence("llama_tied")
+    made = W8A8().apply(model, evidence)
+    batch = evidence.micro_batches()[0]
+    with torch.no_grad():
+        packed, plain, dense = (
+            run(module, batch).float()
+            for module in (made.packed(), Model.of(made.skeleton, made.codes, made.dtypes, "").packed(), made.module())
+        )
+    assert not torch.equal(packed, plain)
+    assert float((packed - dense).std()) < 0.1 * float(dense.std())
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_compressed_tensors_have_it(static: bool, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")

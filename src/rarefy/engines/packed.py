@@ -42,7 +42,7 @@ def packed(model: Model, device: str = "cpu") -> nn.Module:
     module.load_state_dict(made, strict=False, assign=True)
     retie(module, {alias: owner for alias, owner in model.skeleton.ties.items() if owner in made})
     packer.install()
-    return module.to(device).eval()
+    return model.edited(module.to(device).eval())
 
 
 @dataclass(frozen=True)
