@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -24,6 +26,10 @@ OPSET: Final = 23
 
 BATCH, LENGTH, PAST = 2, 5, 3
 """Sizes of the inputs that the network is traced with: all different, none of them 1, which torch would fix."""
+
+
+_SLICE: Final = re.compile(r"\.?slice\([^)]*\)")
+"""What torch puts into a path where a network runs through some first of its layers."""
 
 
 class Decoder(nn.Module):
@@ -157,9 +163,8 @@ def _named(model: ir.Model) -> None:
     """Call nodes after the layers that they are of; what torch notes of them beside that has this machine's paths."""
     seen: dict[str, int] = {}
     for node in model.graph.all_nodes():
-        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
-        path = scopes.strip("[]").replace("'", "").split(", ")
-        layer = path[-2].removeprefix("network").removeprefix(".") if len(path) > 1 else ""
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = _SLICE.sub("", scopes[-2]).removeprefix("network").removeprefix(".") if len(scopes) > 1 else ""
         name = f"{layer}/{node.op_type}"
         seen[name] = seen.get(name, -1) + 1
         node.name = f"{name}_{seen[name]}" if seen[name] else name
