@@ -4,18 +4,23 @@ python vllm.py FOLDER given.npz outputs.npz
 """
 
 import json
+import os
 import sys
 
 import numpy as np
 
+ROOM = 1 << 28
+"""Bytes for keys and values. Unless told vLLM takes most of the machine's memory, or refuses where it is in use."""
+
 
 def main(folder: str, given: str, outputs: str) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # of errors in its other processes it says no more than that
     from vllm import LLM, SamplingParams
 
     ids = np.load(given)["ids"]
-    model = LLM(
-        folder, dtype="float32", enforce_eager=True, max_model_len=int(ids.shape[1]) + 1, max_logprobs=-1, seed=0,
-        skip_tokenizer_init=True,
+    model = LLM(  # in bfloat16: its kernels for integer weights have no float32
+        folder, dtype="bfloat16", enforce_eager=True, max_model_len=int(ids.shape[1]) + 1, max_logprobs=-1, seed=0,
+        skip_tokenizer_init=True, kv_cache_memory_bytes=ROOM,
     )  # fmt: skip
     asked = SamplingParams(max_tokens=1, prompt_logprobs=-1, temperature=0.0, detokenize=False)
     rows = []
