@@ -75,7 +75,7 @@ def test_a_tokenizer_that_llama_cpp_has_not(llama: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        (("--to", "onnx"), 2, "there is no export to onnx; there are safetensors, compressed-tensors, gguf"),
+        (("--to", "tflite"), 2, "there is no export to tflite; there are safetensors, compressed-tensors, gguf, onnx"),
         (("--to", "compressed-tensors:bits=3"), 2, "bits=3: it must be one of None, 4, 8"),
         (("--to", "gguf:type=f16", "--max-kl", "1e-12"), 1, "conversion costs"),
         ((), 2, "--to"),
