@@ -1,6 +1,6 @@
 """Render the figures in the docs from the committed results, so that no number is typed by hand.
 
-python bench/figures.py           writes docs/figures.md and the demo's part of README.md
+python bench/figures.py           writes docs/figures.md and some parts of README.md
 python bench/figures.py --check   fails when they differ from what would be written
 """
 
@@ -16,11 +16,10 @@ from typing import Any
 from rendered.demo import demo
 from rendered.files import codec, fuzz, memory, opening, squeezenet
 from rendered.pruning import deep_compression, pruning
-from rendered.quantizing import ablation, encoder, gptq, plane
+from rendered.quantizing import ablation, encoder, gptq, headline, plane
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-BEGIN, END = "<!-- demo -->\n", "<!-- /demo -->\n"
 
 RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "plane": plane,
@@ -37,6 +36,9 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 """By the name of a result, in the order of the page."""
 
+README: dict[str, Callable[[dict[str, Any]], str]] = {"plane": headline, "demo": demo}
+"""By the name of a result, what the README shows of it between two comments of that name."""
+
 
 def pages() -> dict[Path, str]:
     """Every rendered page, whole."""
@@ -47,11 +49,13 @@ def pages() -> dict[Path, str]:
     ]
     head = "# Figures\n\nRendered by `python bench/figures.py` from `bench/results/`, each with its command.\n\n"
     found = {ROOT / "docs" / "figures.md": head + "\n".join(parts)}
-    if (RESULTS / "demo.json").exists():
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        before, rest = readme.split(BEGIN)
-        shown = demo(json.loads((RESULTS / "demo.json").read_text()))
-        found[ROOT / "README.md"] = before + BEGIN + shown + END + rest.split(END)[-1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, render in README.items():
+        if (RESULTS / f"{name}.json").exists():
+            before, rest = readme.split(f"<!-- {name} -->\n")
+            shown = render(json.loads((RESULTS / f"{name}.json").read_text()))
+            readme = before + f"<!-- {name} -->\n{shown}<!-- /{name} -->\n" + rest.split(f"<!-- /{name} -->\n")[-1]
+    found[ROOT / "README.md"] = readme
     return found
 
 

@@ -45,6 +45,18 @@ def plane(result: dict[str, Any]) -> str:
     return planes(result, "plane", said, "KL")
 
 
+def headline(result: dict[str, Any]) -> str:
+    """The plot of whole files and what it shows, for the README."""
+    against = result["against"]["whole"]
+    held = sum(found["holds"] for found in against.values())
+    points = "every one" if held == len(against) else f"{held}"
+    return (
+        f"![Bits a weight against divergence](docs/plane-whole.svg)\n\n{result['network']}, each tool's own whole "
+        f"file of it, all measured by the same code: at {points} of the {len(against)} points of its peers Rarefy has "
+        "a file that is no larger with at most half the divergence ([figures](docs/figures.md#the-plane)).\n"
+    )
+
+
 def encoder(result: dict[str, Any]) -> str:
     """Rarefy and its peers on the plane of rate and distortion: a sentence encoder."""
     said = (
@@ -83,11 +95,13 @@ def planes(result: dict[str, Any], stem: str, said: str, distortion: str) -> str
     for plane, title in PLANES.items():
         against = result["against"][plane]
         short = [shortfall(peer, found) for peer, found in against.items() if not found["holds"]]
-        behind += f"- {title}: {len(against) - len(short)} of {len(against)}; not {', '.join(short) or 'none'}\n"
+        others = f"; not {', '.join(short)}" if short else ""
+        behind += f"- {title}: {len(against) - len(short)} of {len(against)}{others}\n"
     missing = f"\nNot measured yet: {', '.join(result['missing'])}.\n" if result["missing"] else ""
     return (
         f"{said} Peers quantize with their own tools and write their own files; all are measured dense by the "
-        "same code. Linear layers alone: embedding and norms are the original's, 8 bits a weight for all.\n\n"
+        "same code. Linear layers alone: embedding and norms are the original's, 8 bits a weight for all. Predicted: "
+        "before the run, for text from where the calibration's is.\n\n"
         + shown
         + table(columns, rows)
         + f"\nPoints of peers at which a file of Rarefy's that is no larger has at most half the {distortion} (upper "
