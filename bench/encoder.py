@@ -38,7 +38,7 @@ from rarefy.measure.evaluation import differences, scores
 from rarefy.units import bpw
 
 HERE = Path(__file__).resolve().parent
-RATES = (2, 2.5, 3, 3.5, 4, 5, 6)
+RATES = (1.25, 2, 2.5, 3, 3.5, 4, 5, 6)
 LENGTH = 32
 
 
