@@ -31,7 +31,7 @@ def described(kind: type[Method]) -> dict[str, Any]:
     return {
         "name": kind.name(),
         "summary": summary(kind),
-        "needs": sorted(statistic.NAME for statistic in kind.needs),
+        "needs": sorted(statistic.NAME for statistic in kind().needs),
         "settings": [_setting(name, *found) for name, found in _ordered(kind)],
     }
 
@@ -40,7 +40,7 @@ def listing(kinds: Iterable[type[Method]]) -> Group:
     """One line a method."""
     table = _table("method", "needs", "what it does")
     for kind in kinds:
-        needs = ", ".join(sorted(statistic.NAME for statistic in kind.needs)) or "no data"
+        needs = ", ".join(sorted(statistic.NAME for statistic in kind().needs)) or "no data"
         table.add_row(Text(kind.name(), "bold"), needs, summary(kind))
     return Group(table, "", Text("`rarefy methods NAME` shows a method's settings.", "dim"))
 
