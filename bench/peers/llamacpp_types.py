@@ -17,8 +17,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 import time
+import tomllib
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -139,7 +139,7 @@ def main() -> None:
         types = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors})
         found = spent(made)
     dense.save(asked.model, asked.out, weights)
-    package = tomllib.loads((asked.source / "gguf-py" / "pyproject.toml").read_text())["tool"]["poetry"]
+    package = tomllib.loads((asked.source / "gguf-py" / "pyproject.toml").read_text())["project"]
     meter.write(
         asked.out / "run.json",
         ["gguf"],
