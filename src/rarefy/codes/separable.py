@@ -89,15 +89,19 @@ class Separable(Code):
         return (levels * step).reshape(self.shape)
 
     def decode(self) -> NDArray[np.float32]:
-        free = self.free()
-        values = self.q.astype(np.float32)
-        for k, point in enumerate(free["points"], 1):
-            if point != k:
-                values[self.q == k], values[self.q == -k] = point, -point
+        free, values = self.free(), self.levels()
         step = free["columns"][None, :]
         for start in range(0, len(values), _ROWS):
             values[start : start + _ROWS] *= free["rows"][start : start + _ROWS, None] * step
         return values.reshape(self.shape)
+
+    def levels(self) -> NDArray[np.float32]:
+        """What the integers stand for, in steps of row and column: (out, in)."""
+        levels = self.q.astype(np.float32)
+        for k, point in enumerate(self.points.decode(), 1):
+            if point != k:
+                levels[self.q == k], levels[self.q == -k] = point, -point
+        return levels
 
     def free(self) -> dict[str, Array]:
         return {"rows": powers(self.rows), "columns": powers(self.columns), "points": self.points.decode()}

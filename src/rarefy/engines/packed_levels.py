@@ -109,11 +109,7 @@ def _held(code: Grid) -> Levels | None:
 
 
 def _separable(code: Separable, four: bool) -> Levels:
-    free = code.free()
-    rows, columns = powers(code.rows), powers(code.columns)
-    v = code.q.astype(np.float32)
-    for k, point in enumerate(free["points"], 1):
-        v[code.q == k], v[code.q == -k] = point, -point
+    rows, columns, v = powers(code.rows), powers(code.columns), code.levels()
     if four:
         digits = _digits(v, rows, 16)
         if digits.sum() <= WORTH * v.shape[1]:
