@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.errors import RarefyError
-from rarefy.export.proof import PARTED, Asked, Proof, Unproved, answers, compared, outputs_by_layer, over
+from rarefy.export.proof import Asked, Proof, Unproved, answers, compared, first_parted, outputs_by_layer, over
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,10 +172,4 @@ def _parting(path: Path, asked: Asked) -> str:
             network.main = last[layer].name
             with torch.inference_mode():
                 found[layer] = asked.task.outputs(network, slice(0, 1), torch.device("cpu")).float()
-    for layer, values in wanted.items():
-        other = found[layer]
-        if other.shape != values.shape:
-            return layer
-        if not torch.linalg.vector_norm(values - other) <= PARTED * torch.linalg.vector_norm(values):
-            return layer
-    return ""
+    return first_parted(wanted, found)

@@ -24,6 +24,8 @@ import numpy as np
 from rarefy.errors import RarefyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import nn
 
@@ -227,11 +229,15 @@ def over(engine: Engine, proof: Proof) -> str:
 
 def parting(asked: Asked, network: nn.Module) -> str:
     """The first layer, in order of execution, whose output is another one than in the network that should have come."""
+    return first_parted(outputs_by_layer(asked, asked.network), outputs_by_layer(asked, network))
+
+
+def first_parted(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """The first layer of `wanted` that is not there in `found`, or has another output; "" where all agree."""
     import torch
 
-    first, second = outputs_by_layer(asked, asked.network), outputs_by_layer(asked, network)
-    for path, values in first.items():
-        other = second.get(path)
+    for path, values in wanted.items():
+        other = found.get(path)
         if other is None or other.shape != values.shape:
             return path
         if not torch.linalg.vector_norm(values - other) <= PARTED * torch.linalg.vector_norm(values):
