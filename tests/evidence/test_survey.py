@@ -126,7 +126,7 @@ def test_curvature_is_that_of_the_whole_network(name: str) -> None:
     model = Model.from_module(net)
     sites = surveyed(model, tiny.evidence(name))
     expected, head = literal(net, list(torch.from_numpy(tiny.inputs(name)).split(2)))
-    places = {place.parameter: place for found in Segments(model.skeleton).places() for place in found}
+    places = {place.parameter: place for found in Segments(model).places() for place in found}
     assert set(sites) == set(places)
     for key, site in sites.items():
         reached = [path for path in places[key].modules if path in expected]

@@ -52,7 +52,7 @@ def test_a_tied_head_is_one_site_with_two_uses(name: str) -> None:
     network = ZOO[name].build()
     head, looked_up = network.get_output_embeddings(), network.get_input_embeddings()
     paths = {id(layer): path for path, layer in network.named_modules()}
-    uses = {place.modules for found in Segments(Model.from_module(network).skeleton).places() for place in found}
+    uses = {place.modules for found in Segments(Model.from_module(network)).places() for place in found}
     both = (paths[id(looked_up)], paths[id(head)])
     assert (both in uses) == (head.weight is looked_up.weight)
 

@@ -19,7 +19,7 @@ def first(output) -> torch.Tensor:
 
 def probed(name: str, net: nn.Module) -> tuple[Model, Segments, object]:
     model = Model.from_module(net)
-    segments = Segments(model.skeleton)
+    segments = Segments(model)
     given = model_inputs(segments.module, torch.from_numpy(tiny.inputs(name)))
     with torch.no_grad():
         segments.probe(model.tensors(segments.tensor_names(len(segments) - 1)), given)

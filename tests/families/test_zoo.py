@@ -60,7 +60,7 @@ def chained(model: Model, segments: Segments, given: object) -> object:
 @torch.no_grad()
 def test_segments_make_the_networks_output(name: str, saved: Callable[[str], Path]) -> None:
     member, model = ZOO[name], open_model(saved(name))
-    segments = Segments(model.skeleton)
+    segments = Segments(model)
     given = model_inputs(segments.module, torch.from_numpy(member.inputs()))
     segments.probe(model.tensors(segments.tensor_names(len(segments) - 1)), given)
     assert len(segments.blocks) == member.blocks, segments.reason
@@ -103,7 +103,7 @@ def test_compressed_and_opened_again_it_is_what_was_made(
 @every
 def test_every_matrix_is_a_site_or_named(name: str, saved: Callable[[str], Path]) -> None:
     model = open_model(saved(name))
-    segments = Segments(model.skeleton)
+    segments = Segments(model)
     places = [place for found in segments.places() for place in found]
     unknown = outside(segments.module, segments.ties)
     matrices = {name for name, parameter in segments.module.named_parameters() if parameter.dim() >= 2}

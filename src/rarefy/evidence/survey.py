@@ -50,7 +50,7 @@ def survey(
     Raises:
         UsageError: there are no data, or no law is found in the output.
     """
-    return _Survey(model, Segments(model.skeleton, model.built()), evidence, visit, name, seed, law).run()
+    return _Survey(model, Segments(model), evidence, visit, name, seed, law).run()
 
 
 class _Survey(Passes):

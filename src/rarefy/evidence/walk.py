@@ -38,7 +38,7 @@ def walk(model: Model, evidence: Evidence, needs: frozenset[Statistic], visit: V
     """
     if needs - GATHERED.keys():
         raise ValueError(f"a walk gathers no {min(need.NAME for need in needs - GATHERED.keys())}")
-    segments = Segments(model.skeleton, model.built())
+    segments = Segments(model)
     if not needs:
         made: list[Visited] = []
         for i in range(len(segments)):

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import torch
-    from torch import nn
 
-    from rarefy.skeletons import Skeleton
+    from rarefy.model import Model
 
 
 class _Caught(Exception):
@@ -42,10 +41,9 @@ class Segments:
     reason: why the network is one segment, or "".
     """
 
-    def __init__(self, skeleton: Skeleton, built: nn.Module | None = None) -> None:
-        """built: the network, where it is more than the skeleton builds."""
-        self.module = skeleton.build() if built is None else built
-        self.ties = skeleton.ties
+    def __init__(self, model: Model) -> None:
+        self.module = model.built()
+        self.ties = model.skeleton.ties
         family = family_of(self.module)
         self.family = family
         self.blocks: list[str] = []

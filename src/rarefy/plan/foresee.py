@@ -111,7 +111,7 @@ def _obstacle(model: Model, recipe: Recipe, held: Evidence | None) -> str:
     """Why the divergence cannot be told, or ""."""
     if len(recipe.flat()) > 1:
         return "the recipe has other methods, whose errors are not foreseen"
-    if noise.law_of(Segments(model.skeleton)) not in noise.DISTANCES:
+    if noise.law_of(Segments(model)) not in noise.DISTANCES:
         return "the output of a regression has no unit"
     if held is None:
         return f"it takes {SHARE} blocks of calibration data, one of them held back"

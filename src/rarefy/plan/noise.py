@@ -48,7 +48,7 @@ def nats(model: Model, evidence: Evidence, noise: Mapping[str, Code], sizes: Map
 
     noise: matrix views by key. sizes: how many times those are added. name: tells this pass from others.
     """
-    segments = Segments(model.skeleton, model.built())
+    segments = Segments(model)
 
     def noisy(key: str) -> Code:
         # Added in place: of an embedding each copy counts.

@@ -124,7 +124,7 @@ class _Plan:
         self.model, self.keys = model, model.keys
         self.shapes = {name: shape_of(model.codes, key) for name, key in self.keys.items()}
         self.numel = {key: math.prod(shape_of(model.codes, key)) for key in model.codes}
-        self.segments = Segments(model.skeleton)
+        self.segments = Segments(model)
         methods = [method for method in recipe.methods if isinstance(method, PerTensor)]
         known = len(methods) == len(recipe.methods)
         self.places = [

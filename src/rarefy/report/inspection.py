@@ -95,7 +95,7 @@ class Inspection:
 
 def inspected(source: str, model: Model, total: int) -> Inspection:
     """Look at a model. total: bytes of its weight files."""
-    segments = Segments(model.skeleton)
+    segments = Segments(model)
     artifact = _reader(source, model)
     heads = {} if artifact is None else {name: artifact.head(name) for name in artifact.names()}
     gguf = Path(source).suffix == ".gguf"

@@ -28,7 +28,7 @@ class Teacher(Passes):
     """
 
     def __init__(self, model: Model, evidence: Evidence, name: str, share: int) -> None:
-        super().__init__(model, Segments(model.skeleton, model.built()), evidence, _nothing, name, share, every=True)
+        super().__init__(model, Segments(model), evidence, _nothing, name, share, every=True)
         self.run()
 
     def _run_all(self) -> list[Visited]:
