@@ -164,8 +164,9 @@ def _speeches(
     models: Mapping[str, Model], modules: Mapping[str, Any], tokens: int, progress: Progress
 ) -> dict[str, Speech]:
     """What every language model writes after the fixed prompts, where there is a tokenizer to write with."""
+    from rarefy.families import is_causal
     from rarefy.measure.degeneration import PROMPTS, speak
-    from rarefy.plan.data import has_tokenizer, is_causal, tokenizer_of
+    from rarefy.plan.data import has_tokenizer, tokenizer_of
 
     reading = [model for model in models.values() if has_tokenizer(model)]
     if not tokens or not reading or not all(map(is_causal, models.values())):

@@ -120,8 +120,8 @@ def compress(
 
 
 def _answer(source: str, network: Model, made: Result, json: bool) -> None:
+    from rarefy.families import is_causal, reads_tokens
     from rarefy.files import manifest
-    from rarefy.plan.data import is_causal, reads_tokens
     from rarefy.report.compressed import Compressed
     from rarefy.report.console import note, print_json, show
 

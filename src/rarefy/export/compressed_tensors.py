@@ -22,6 +22,7 @@ from rarefy.export.nearest import held, nearest
 from rarefy.export.proof import Engine, Program, transformers_engine
 from rarefy.export.safetensors import TORCH_NAMES, config_in, payload, types_in
 from rarefy.export.target import Conversion, Held, Target, converted, dense_in, linears
+from rarefy.families import is_causal
 from rarefy.files.atomic import write_json
 from rarefy.files.directory import SINGLE
 from rarefy.files.safetensors import Payload, chunks_of, write
@@ -126,10 +127,11 @@ class CompressedTensors(Target):
         own = Scheme(bits, group, symmetric)
         asked: dict[str, Any] = {"bits": self.bits, "group": self.group, "symmetric": self.symmetric}
         chosen = dataclasses.replace(own, **{name: given for name, given in asked.items() if given is not None})
-        inputs = {_how(model.edits.get(key)) for key in keys}
+        edits = [model.edits.get(key) for key in keys]
+        inputs = {_how(edit) for edit in edits}
         if inputs == {""}:
             return chosen
-        if len(inputs) > 1 or chosen != Scheme(8, 0, symmetric=True):
+        if len(inputs) > 1 or {edit.bits for edit in edits if edit} != {8} or chosen != Scheme(8, 0, symmetric=True):
             raise UsageError(
                 f"{model.source} cannot be held by compressed-tensors as it is asked for",
                 "where inputs are quantized, all layers have theirs alike, and 8 symmetric bits with one scale a row",
@@ -159,14 +161,13 @@ class CompressedTensors(Target):
     def engines(self, conversion: Conversion) -> list[Engine]:
         _package()
         scheme, dtypes = conversion.settings["scheme"], conversion.model.dtypes
-        halves = any(dtypes[key] != "F32" for key in _packed(conversion))
-        rounds = not scheme.symmetric and halves
         reader = transformers_engine(conversion.model)
-        reader = dataclasses.replace(reader, limit=RESTORED) if rounds else reader
-        if scheme.inputs == "dynamic":
+        if not scheme.symmetric and any(dtypes[key] != "F32" for key in _packed(conversion)):
+            reader = dataclasses.replace(reader, limit=RESTORED)
+        elif scheme.inputs == "dynamic":
             reader = dataclasses.replace(reader, limit=HALF)  # its grid of a token's inputs is max |x| / 127.5
-        causal = type(conversion.model.skeleton.empty).__name__.endswith("ForCausalLM")
-        return [reader, *([Program("vLLM", "vllm", "vllm", "vllm.py", HALF)] if causal else [])]
+        serves = is_causal(conversion.model)
+        return [reader, *([Program("vLLM", "vllm", "vllm", "vllm.py", HALF)] if serves else [])]
 
 
 TARGET = CompressedTensors
@@ -174,9 +175,9 @@ TARGET = CompressedTensors
 
 def _how(edit: QuantizedInput | None) -> str:
     """How a layer's inputs are quantized; "" where they are not."""
-    return (
-        "" if edit is None else f"{edit.bits} bits, other" if edit.bits != 8 else "static" if edit.scale else "dynamic"
-    )
+    if edit is None:
+        return ""
+    return "dynamic" if edit.scale is None else "static"
 
 
 def _package() -> Any:

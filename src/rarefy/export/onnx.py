@@ -18,6 +18,7 @@ from rarefy.codes.transposed import Transposed
 from rarefy.errors import RarefyError, UsageError
 from rarefy.export.nearest import held, nearest
 from rarefy.export.target import Conversion, Held, Target, converted, dense_in
+from rarefy.families import is_causal, reads_tokens
 from rarefy.files.atomic import write_json
 from rarefy.method import setting
 
@@ -194,18 +195,6 @@ def _packages() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise RarefyError("ONNX cannot be written", f"{name} is not installed", "pip install rarefy[onnx]")
-
-
-def is_causal(model: Model) -> bool:
-    """Whether the network predicts the next token."""
-    return str(((model.skeleton.config() or {}).get("architectures") or [""])[0]).endswith(
-        ("ForCausalLM", "LMHeadModel")
-    )
-
-
-def reads_tokens(model: Model) -> bool:
-    """Whether its input are token ids."""
-    return getattr(model.skeleton.empty, "main_input_name", "") == "input_ids"
 
 
 def _check(model: Model) -> None:

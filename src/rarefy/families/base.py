@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
+    from rarefy.model import Model
+
 Law = Literal["softmax", "embedding", "gaussian"]
 """The output law under which distortion is measured: see `rarefy.measure.divergence`."""
 
@@ -106,3 +108,15 @@ def outside(module: nn.Module, ties: dict[str, str]) -> dict[str, str]:
             holder = module.get_submodule(name.rpartition(".")[0])
             unknown[name] = type(holder).__name__
     return unknown
+
+
+def is_causal(model: Model) -> bool:
+    """Whether the network predicts the next token."""
+    config = model.skeleton.config() or {}
+    names = config.get("architectures") or [""]
+    return str(names[0]).endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def reads_tokens(model: Model) -> bool:
+    """Whether the network's input are token ids."""
+    return getattr(model.skeleton.empty, "main_input_name", "") == "input_ids"

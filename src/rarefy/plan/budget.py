@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rarefy.errors import UsageError
+from rarefy.families import reads_tokens
 from rarefy.method import Budgeted, Latent, Method
-from rarefy.plan.data import reads_tokens
 from rarefy.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from rarefy.errors import UsageError
 from rarefy.evidence.pairs import Pairs, holds_pairs, pairs_of
 from rarefy.evidence.sources import Arrays, Sentences, Text, Tokens, read, topics
-from rarefy.families import family_of
+from rarefy.families import family_of, is_causal, reads_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,18 +164,6 @@ def check_ids(model: Model, ids: NDArray[Any], name: str) -> None:
             f"they go from {ids.min()} to {ids.max()}, the network knows 0 to {known - 1}",
             "use the tokenizer that belongs to the network",
         )
-
-
-def is_causal(model: Model) -> bool:
-    """Whether the network predicts the next token."""
-    config = model.skeleton.config() or {}
-    names = config.get("architectures") or [""]
-    return str(names[0]).endswith(("ForCausalLM", "LMHeadModel"))
-
-
-def reads_tokens(model: Model) -> bool:
-    """Whether the network's input are token ids."""
-    return getattr(model.skeleton.empty, "main_input_name", "") == "input_ids"
 
 
 def _length(model: Model, length: int) -> int:
