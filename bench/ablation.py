@@ -5,7 +5,8 @@
 
 Distortion in nats: KL a token of WikiText-2 for the language model, calibrated on other Wikipedia text; 1 - cosine over
 the sentences of STS-B's test pairs for the encoder, calibrated on training sentences. Rows that are in the cache are
-kept. "plain points" puts the integers themselves in place of the centroids of what rounds to them.
+kept. "plain points" puts the integers themselves in place of the centroids of what rounds to them; "no drift" gathers
+statistics of the original's inputs instead of what the compressed layers before make of them.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ BLOCKS = 64
 
 @dataclass(frozen=True)
 class Row:
-    """A run. share: of the calibration blocks. after: methods behind quantize.entropy. plain: no shrunken points."""
+    """A run. share: of the calibration blocks. after: methods behind quantize.entropy. plain: no shrunken points.
+    drift: statistics are of inputs as the layers before, compressed, make them."""
 
     share: float = 1.0
     settings: str = ""
     after: tuple[str, ...] = ()
     plain: bool = False
+    drift: bool = True
 
 
 ROWS = {
@@ -53,6 +56,7 @@ ROWS = {
     "half of the calibration": Row(share=1 / 2),
     "twice the calibration": Row(share=2),
     "plain points": Row(plain=True),
+    "no drift": Row(drift=False),
     "damping 0.05": Row(settings=":damping=0.05"),
     "recover.scales": Row(after=("recover.scales",)),
 }
@@ -70,14 +74,23 @@ def tokens(network: str, work: Path, model: Path, share: float) -> Path:
 def child(model: str, data: str, out: str, name: str, bits: str) -> dict[str, Any]:
     """Compress in this process; what it took."""
     import rarefy
+    from rarefy.evidence.passes import Passes
+    from rarefy.evidence.walk import _Walk
     from rarefy.methods.quantize import entropy
 
     def plain(w: np.ndarray, *_: object) -> np.ndarray:
         return np.repeat(entropy.PLAIN, len(w), 1)
 
+    def feed_as_it_was(walk: _Walk, i: int, tensors: object, *advance: Any) -> None:
+        Passes._feed(walk, i, walk._tensors(i, walk.model.codes), *advance)
+
     row = ROWS[name]
     recipe = [f"quantize.entropy{row.settings}", *row.after]
-    with mock.patch.object(entropy, "_points", plain) if row.plain else contextlib.nullcontext():
+    with contextlib.ExitStack() as changed:
+        if row.plain:
+            changed.enter_context(mock.patch.object(entropy, "_points", plain))
+        if not row.drift:
+            changed.enter_context(mock.patch.object(_Walk, "_feed", feed_as_it_was))
         result = rarefy.compress(model, out, recipe, bpw=float(bits), data=[data], blocks=len(np.load(data)["x"]))
     return {"processor_s": round(result.cpu_seconds), "peak_bytes": result.peak_rss_bytes, "bpw": round(result.bpw, 4)}
 

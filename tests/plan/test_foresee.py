@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from rarefy.methods.quantize.entropy import Entropy
 from rarefy.methods.quantize.rtn import RTN
 from rarefy.model import Model
 from rarefy.plan import noise
-from rarefy.plan.foresee import Foreseen, foresee, split
+from rarefy.plan.data import calibration
+from rarefy.plan.foresee import Foreseen, foresee, split, unseen_data
 from rarefy.recipe import Recipe
 
 
@@ -124,3 +126,28 @@ def test_examples_are_held_back_all_over() -> None:
     assert unseen is not None
     np.testing.assert_array_equal(unseen.array()[:, 0], np.arange(3, 40, 4))
     assert len(seen.array()) == 30
+
+
+def test_the_divergence_is_of_the_data_that_are_given() -> None:
+    """The survey sees all of the others then, so the step is another one than where some are held back."""
+    evidence, other = tiny.evidence("llama", 32), np.random.default_rng(5).integers(3, tiny.VOCABULARY, (4, 12))
+    found = foreseen("llama", Entropy(bits=4), evidence, unseen=other)
+    alone = foreseen("llama", Entropy(bits=4), evidence)
+    assert found is not None and alone is not None
+    assert "(4 x 12)" in found.rests
+    assert found.step != alone.step
+    assert found.nats != foreseen("llama", Entropy(bits=4), evidence, unseen=other[:2]).nats
+
+
+def test_what_is_predicted_of_is_no_calibration_text(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(3, tiny.VOCABULARY, (6, 40))
+    for name, x in (("one", ids), ("other", ids[3:]), ("new", ids[:, ::-1] + 0)):
+        np.savez(tmp_path / f"{name}.npz", x=x)
+    model = tiny.opened("llama")
+    data = calibration(model, [tmp_path / "one.npz"], length=40)
+    with pytest.raises(UsageError, match="calibrated"):
+        unseen_data(model, data, [tmp_path / "one.npz"], [tmp_path / "other.npz"], 40)
+    found = unseen_data(model, data, [tmp_path / "one.npz"], [tmp_path / "new.npz"], 40)
+    assert found is not None
+    np.testing.assert_array_equal(found.inputs, ids[:, ::-1])
+    assert unseen_data(model, data, [tmp_path / "one.npz"], [], 40) is None

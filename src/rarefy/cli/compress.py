@@ -15,6 +15,7 @@ from rarefy.cli.options import (
     Archive,
     Coder,
     Device,
+    EvalFiles,
     Files,
     Json,
     Length,
@@ -55,6 +56,7 @@ def compress(
     coder: Coder = None,
     archive: Archive = False,
     data: Files = None,
+    eval_data: EvalFiles = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="At most so many blocks or examples.", rich_help_panel=DATA)
     ] = 64,
@@ -101,6 +103,7 @@ def compress(
             ratio=ratio,
             max_kl=max_kl,
             data=data or (),
+            eval_data=eval_data or (),
             blocks=blocks,
             length=length,
             seed=seed,

@@ -48,6 +48,17 @@ Files = Annotated[
     ),
 ]
 
+EvalFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--eval-data",
+        metavar="FILE",
+        help="What the predicted divergence is of, as for --data. Without it: data that the survey leaves out.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+
 Length = Annotated[int, typer.Option(min=2, metavar="N", help="Tokens a block.", rich_help_panel=DATA)]
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="One JSON object on stdout.", rich_help_panel=OUTPUT)]

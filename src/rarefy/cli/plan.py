@@ -14,6 +14,7 @@ from rarefy.cli.options import (
     Archive,
     Coder,
     Device,
+    EvalFiles,
     Files,
     Json,
     Length,
@@ -45,6 +46,7 @@ def plan(
     coder: Coder = None,
     archive: Archive = False,
     data: Files = None,
+    eval_data: EvalFiles = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Blocks or examples of the run.", rich_help_panel=DATA)
     ] = 64,
@@ -82,6 +84,7 @@ def plan(
             ratio=ratio,
             max_kl=max_kl,
             data=data or (),
+            eval_data=eval_data or (),
             blocks=blocks,
             length=length,
             seed=seed,

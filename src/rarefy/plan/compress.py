@@ -18,7 +18,7 @@ from rarefy.opening import open_model
 from rarefy.plan import predict
 from rarefy.plan.budget import Budget, budget, held, stepped
 from rarefy.plan.data import BLOCKS, LENGTH, Calibration, calibration
-from rarefy.plan.foresee import foresee
+from rarefy.plan.foresee import foresee, unseen_data
 from rarefy.plan.identity import run_key
 from rarefy.plan.output import Output
 from rarefy.plan.result import Predicted, Result, result_of, sections_of
@@ -78,11 +78,13 @@ class Journaled:
 
 @dataclass(frozen=True)
 class _Run:
-    """All that decides a run. settings: seed, threads, device, dtype, and the processes where they are several."""
+    """All that decides a run. unseen: what the divergence is predicted of, where it is not some of the data.
+    settings: seed, threads, device, dtype, and the processes where they are several."""
 
     model: Model
     recipe: Recipe
     data: Calibration | None
+    unseen: Calibration | None
     settings: dict[str, Any]
     key: str
 
@@ -97,6 +99,7 @@ def compress(
     ratio: float | None = None,
     max_kl: float | None = None,
     data: Sequence[str | Path] = (),
+    eval_data: Sequence[str | Path] = (),
     blocks: int = BLOCKS,
     length: int = LENGTH,
     seed: int = 0,
@@ -117,6 +120,8 @@ def compress(
     size, bpw, ratio: a budget, one of: bytes of all weight files (or text such as "60MB"), bits a weight of the whole
         file, times smaller than with 2 bytes a weight (networks that read tokens) or 4 (others).
     data: calibration files; without them the default text for networks that read tokens.
+    eval_data: what the divergence is predicted of. Without it that is part of the data, which the survey leaves out;
+        of the default text, its other part.
     blocks, length: at most so many calibration blocks, of so many tokens.
     threads: of all numerical libraries (default: the cores); part of what decides the bytes, as is the number of
         processes: under `torchrun` they share the calibration data, and the first codes and writes.
@@ -143,7 +148,7 @@ def compress(
             settings["max_kl"] = max_kl
         if processes.world > 1:
             settings["processes"] = processes.world
-        run = _prepare(model, given, data, blocks, length, settings)
+        run = _prepare(model, given, data, eval_data, blocks, length, settings)
         if len(set(processes.gather(run.key))) > 1:
             raise UsageError("the processes of this run differ in their network, data, settings or versions")
         work = WorkFolder(output.work, run.key, model.dtypes, count)
@@ -194,10 +199,20 @@ def recipe_of(
 
 
 def _prepare(
-    model: Model, recipe: Recipe, files: Sequence[str | Path], blocks: int, length: int, settings: dict[str, Any]
+    model: Model,
+    recipe: Recipe,
+    files: Sequence[str | Path],
+    eval_files: Sequence[str | Path],
+    blocks: int,
+    length: int,
+    settings: dict[str, Any],
 ) -> _Run:
     data = calibration(model, files, blocks=blocks, length=length) if recipe.statistics else None
-    return _Run(model, recipe, data, settings, run_key(model, recipe, data, settings))
+    unseen = None
+    if data is not None and Curvature() in recipe.statistics:
+        unseen = unseen_data(model, data, files, eval_files, length)
+    decides = settings if unseen is None else {**settings, "unseen": unseen.section()}
+    return _Run(model, recipe, data, unseen, settings, run_key(model, recipe, data, decides))
 
 
 def _already(run: _Run, output: Output, work: WorkFolder, processes: Processes) -> Result | None:
@@ -238,7 +253,9 @@ def _made(run: _Run, output: Output, work: WorkFolder, progress: Progress, proce
     )
     recipe, foreseen = run.recipe, None
     if Curvature() in recipe.statistics:
-        foreseen = foresee(run.model, recipe, evidence, seed=settings["seed"], max_kl=settings.get("max_kl"))
+        unseen = None if run.unseen is None else run.unseen.inputs
+        limit = settings.get("max_kl")
+        foreseen = foresee(run.model, recipe, evidence, seed=settings["seed"], max_kl=limit, unseen=unseen)
         if foreseen is not None and "max_kl" in settings:
             recipe = stepped(recipe, foreseen.step)
     made = recipe.apply(run.model, evidence, seed=settings["seed"])

@@ -30,21 +30,29 @@ LENGTH = 512
 
 @dataclass(frozen=True)
 class Calibration:
-    """inputs for the walk; fingerprint and name for the manifest and for messages; labels for training, or None."""
+    """inputs for the walk; fingerprint and name for the manifest and for messages; labels for training, or None.
+    text: what token ids were made of, where it is known."""
 
     inputs: NDArray[Any]
     fingerprint: str
     name: str
     labels: NDArray[Any] | None = None
+    text: str = ""
 
     @classmethod
     def of(
-        cls, model: Model, inputs: NDArray[Any], fingerprint: str, name: str, labels: NDArray[Any] | None = None
+        cls,
+        model: Model,
+        inputs: NDArray[Any],
+        fingerprint: str,
+        name: str,
+        labels: NDArray[Any] | None = None,
+        text: str = "",
     ) -> Calibration:
         """Raises UsageError when the network does not read such inputs."""
         if reads_tokens(model):
             check_ids(model, inputs, name)
-        return cls(inputs, fingerprint, name, labels)
+        return cls(inputs, fingerprint, name, labels, text)
 
     def section(self) -> dict[str, Any]:
         """What the manifest keeps of it."""
@@ -74,17 +82,23 @@ def tokenizer_of(model: Model) -> Any:
 
 
 def calibration(
-    model: Model, files: Sequence[str | Path], *, blocks: int = BLOCKS, length: int = LENGTH
+    model: Model,
+    files: Sequence[str | Path],
+    *,
+    blocks: int = BLOCKS,
+    length: int = LENGTH,
+    other_part: bool = False,
 ) -> Calibration:
     """The calibration inputs of a network: `files`, or the default text for one that reads tokens.
 
     blocks: at most so many blocks of `length` tokens, or of token ids in arrays; other arrays are used whole.
+    other_part: of the default text, the part for evaluation.
     Raises UsageError when there is no fit between network and data.
     """
-    source = _source(model, files, evaluation=False)
+    source = _source(model, files, evaluation=other_part)
     if isinstance(source, Text):
         tokens = source.tokens(tokenizer_of(model), _length(model, length), blocks)
-        return Calibration.of(model, tokens.ids, tokens.fingerprint(), tokens.name)
+        return Calibration.of(model, tokens.ids, tokens.fingerprint(), tokens.name, text=tokens.text)
     x = source.x if np.issubdtype(source.x.dtype, np.floating) else source.x[:blocks]
     labels = None if source.y is None else source.y[: len(x)]
     return Calibration.of(model, x, source.fingerprint(), source.name, labels)

@@ -14,15 +14,20 @@ import numpy as np
 from rarefy.codes import Dense
 from rarefy.errors import UsageError
 from rarefy.evidence import Evidence, Site, Visited
+from rarefy.evidence.fingerprint import check_disjoint, check_disjoint_examples
 from rarefy.families import Segments
 from rarefy.joint import Joint
 from rarefy.maths.curves import Curve
 from rarefy.method import Budgeted, PerTensor
 from rarefy.plan import noise
+from rarefy.plan.data import Calibration, calibration
 from rarefy.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from rarefy.codes import Code
     from rarefy.model import Model
@@ -68,13 +73,37 @@ class Foreseen:
         return {**dataclasses.asdict(self), "claimed": self.claimed}
 
 
+def unseen_data(
+    model: Model, data: Calibration, files: Sequence[str | Path], eval_files: Sequence[str | Path], length: int
+) -> Calibration | None:
+    """What noise is measured on where it is no part of `data`, which is of `files`: `eval_files`, or the other part of
+    the default text. None where there are calibration files alone.
+
+    Raises UsageError when both are of the same text.
+    """
+    if files and not eval_files:
+        return None
+    found = calibration(model, eval_files, blocks=MOST_HELD, length=length, other_part=True)
+    if found.text:
+        check_disjoint(data.fingerprint, found.text)
+    check_disjoint_examples(data.fingerprint, found.inputs)
+    return dataclasses.replace(found, inputs=found.inputs[: 64 * MOST_HELD])
+
+
 def foresee(
-    model: Model, recipe: Recipe, evidence: Evidence, *, seed: int, max_kl: float | None = None
+    model: Model,
+    recipe: Recipe,
+    evidence: Evidence,
+    *,
+    seed: int,
+    max_kl: float | None = None,
+    unseen: NDArray[Any] | None = None,
 ) -> Foreseen | None:
     """Survey `model` as the recipe's first walk will, and disturb it; None when no survey begins the recipe.
 
     The survey stays in the journal, where the walk finds it. max_kl: nats that the result may be away, to be met by
-    the step; left out, the recipe's own budget says the step.
+    the step; left out, the recipe's own budget says the step. unseen: inputs that the divergence is told of; left out,
+    some of the evidence, which the survey does not see then.
 
     Raises UsageError when there are no data, or a divergence that cannot be predicted is to be met.
     """
@@ -82,7 +111,7 @@ def foresee(
     budgeted = next((method for method in methods if isinstance(method, Budgeted)), None)
     if budgeted is None:
         return None
-    seen, held = split(evidence)
+    seen, held = split(evidence) if unseen is None else (evidence, dataclasses.replace(evidence, inputs=unseen))
     why = _obstacle(model, recipe, held)
     if why and max_kl is not None:
         raise UsageError("this divergence cannot be predicted", why, "give a size, or bits a weight")

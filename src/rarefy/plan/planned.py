@@ -19,7 +19,7 @@ from rarefy.plan import predict
 from rarefy.plan.budget import budget, stepped
 from rarefy.plan.compress import Journaled, recipe_of
 from rarefy.plan.data import BLOCKS, LENGTH, calibration
-from rarefy.plan.foresee import Foreseen, foresee
+from rarefy.plan.foresee import MOST_HELD, Foreseen, foresee, unseen_data
 from rarefy.processes import Processes
 from rarefy.progress import Progress, Silent
 from rarefy.threads import numerical_threads
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rarefy.recipe import Recipe
 
 LOOKED_AT: Final = 24
-"""Blocks of calibration data that are looked at, however many a run would take: enough for a divergence."""
+"""Blocks that are looked at, with those the divergence is of, however many a run would take: enough for that."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def plan(
     ratio: float | None = None,
     max_kl: float | None = None,
     data: Sequence[str | Path] = (),
+    eval_data: Sequence[str | Path] = (),
     blocks: int = BLOCKS,
     length: int = LENGTH,
     seed: int = 0,
@@ -106,18 +107,21 @@ def plan(
         model = source if isinstance(source, Model) else open_model(source)
         limit = budget(model, size=size, bpw=bpw, ratio=ratio, max_kl=max_kl)
         made = recipe_of(recipe, tuple(exclude), coder, limit)
-        inputs = calibration(model, data, blocks=blocks, length=length).inputs if made.statistics else None
+        read = calibration(model, data, blocks=blocks, length=length) if made.statistics else None
+        inputs = None if read is None else read.inputs
         needs = predict.predict(model, made, inputs, dtype, device)
         foreseen, looked = None, 0
-        if inputs is not None:
-            is_text = np.issubdtype(inputs.dtype, np.integer)
-            looked = min(len(inputs), LOOKED_AT if is_text else 64 * LOOKED_AT)
+        if read is not None and inputs is not None:
+            other = unseen_data(model, read, data, eval_data, length)
+            unseen = None if other is None else other.inputs
+            at_once = 1 if np.issubdtype(inputs.dtype, np.integer) else 64
+            looked = min(len(inputs), at_once * (LOOKED_AT if unseen is None else LOOKED_AT - MOST_HELD))
             folder = Path(processes.once(lambda: own)) / "plan.work"
             work = WorkFolder(folder, "0" * 16, model.dtypes, count)
             with work if processes.first else contextlib.nullcontext():
                 journal = Journaled(work, processes)
                 evidence = Evidence(inputs[:looked], device, dtype, journal, progress or Silent(), processes=processes)
-                foreseen = foresee(model, made, evidence, seed=seed, max_kl=max_kl)
+                foreseen = foresee(model, made, evidence, seed=seed, max_kl=max_kl, unseen=unseen)
         if foreseen is not None and max_kl is not None:
             made = stepped(made, foreseen.step)
     if limit is not None and foreseen is not None and foreseen.bytes > 1.001 * (limit.size or foreseen.bytes):
