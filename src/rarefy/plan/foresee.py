@@ -44,7 +44,7 @@ CLAIMED: Final = (0.02, 0.5)
 CLOSE: Final = 0.02
 """How near the predicted divergence must come to the one allowed, as a share of it."""
 
-LOOKS: Final = 6
+LOOKS: Final = 8
 """At most so many passes to find the step."""
 
 
