@@ -95,13 +95,18 @@ def token_file(cache: Path, name: str, path: Path, model: Path, count: int) -> P
 
 def refuse_overlap(calibration: Array, evaluation: Array) -> None:
     """Raises ValueError if any 24 tokens in a row are in both."""
+    if shared := overlap(calibration, evaluation):
+        raise ValueError(f"calibration and evaluation text share {shared} runs of {NGRAM} tokens")
+
+
+def overlap(one: Array, other: Array) -> int:
+    """How many runs of 24 tokens are in both."""
 
     def grams(ids: Array) -> set[bytes]:
         rows = np.lib.stride_tricks.sliding_window_view(ids, NGRAM, axis=1)
         return {gram.tobytes() for row in rows for gram in row}
 
-    if shared := len(grams(calibration) & grams(evaluation)):
-        raise ValueError(f"calibration and evaluation text share {shared} runs of {NGRAM} tokens")
+    return len(grams(one) & grams(other))
 
 
 # ---- distortion

@@ -10,7 +10,8 @@ whose bytes count; what the file stands for is then measured, dense in float32, 
 whole   the file, with whatever its maker does to the embedding
 linear  its linear layers alone; embedding and norms are the original's, whose embedding has 8 bits a weight
 
-Distortion: KL(original || copy) in nats a token. `report` takes what is there and says what is missing.
+Distortion: KL(original || copy) in nats a token; of Rarefy's whole files also on blocks from between the calibration's,
+since theirs is the text that was predicted of. `report` takes what is there and says what is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import rarefy
-from gptq import LENGTH, Contestant, figures, refuse_overlap, token_file
+from gptq import LENGTH, Contestant, figures, overlap, refuse_overlap, token_file
 from machine import machine, versions
 from networks import CACHE, smollm2, text_file, whole
 from peers.dense import header, in_linear
@@ -48,6 +49,8 @@ HERE = Path(__file__).resolve().parent
 RATES = (2, 2.5, 3, 3.5, 4, 5, 6, 7)
 GGUF_TYPES = ("Q2_K", "IQ2_M", "IQ3_XXS", "Q3_K_M", "Q4_K_M", "Q6_K")
 TEXTS = {"wikipedia": "wikitext2-raw.test", "code": "exl3cal_code", "c4": "exl3cal_c4"}
+SOURCE = "exl3cal_wiki"
+BETWEEN = "between the calibration"
 PLANES = ("whole", "linear")
 BLOCKS, CHUNK = 64, 16
 TOGETHER = 8
@@ -97,7 +100,13 @@ def make(contestants: list[Contestant], model: Path, tokens: Path, outs: dict[st
 
 def texts_of(name: str, plane: str) -> tuple[str, ...]:
     """Texts that an entrant is measured on: Wikipedia's for all, and Rarefy's whole files on every one."""
-    return tuple(TEXTS) if plane == "whole" and name.startswith("rarefy") else ("wikipedia",)
+    return (*TEXTS, BETWEEN) if plane == "whole" and name.startswith("rarefy") else ("wikipedia",)
+
+
+def between(ids: Array) -> Array:
+    """A chunk of the blocks between those that are calibrated on, which are every second; none that repeats those."""
+    new = np.stack([block for block in ids[1::2] if not overlap(ids[::2], block[None])])
+    return new[np.arange(CHUNK) * len(new) // CHUNK]
 
 
 def opened(folder: Path, plane: str, original: nn.Module) -> nn.Module:
@@ -129,7 +138,7 @@ def measure_all(work: Path, model: Path, copies: dict[str, Path], texts: dict[st
             files = {
                 name: kept(work, name, plane, text, start, blocks) for name in copies if text in texts_of(name, plane)
             }
-            missing = [name for name, file in files.items() if not file.exists()]
+            missing = [name for name, file in files.items() if len(blocks) and not file.exists()]
             for at in range(0, len(missing), TOGETHER):
                 together = missing[at : at + TOGETHER]
                 networks = {name: opened(copies[name], plane, original) for name in together}
@@ -169,6 +178,8 @@ def report(
             size = cost["bytes"]["file" if plane == "whole" else "linear"]
             point: dict[str, Any] = {"bytes": size, "bpw": round(bpw(size, weights[plane]), 4), "kl": {}}
             for text in texts_of(name, plane):
+                if text not in texts:
+                    continue
                 if (found := blocks_of(work, name, plane, text, texts[text])) is None:
                     missing.append(f"{name}, {plane}, {text}")
                     continue
@@ -232,11 +243,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=HERE / "results" / "plane.json")
     asked = parser.parse_args()
     model, work = smollm2(asked.cache), asked.cache / "plane"
-    calibration = token_file(work, "calibration", text_file("exl3cal_wiki"), model, asked.samples)
+    calibration = token_file(work, "calibration", text_file(SOURCE), model, asked.samples)
+    longer = token_file(work, "calibration", text_file(SOURCE), model, 2 * asked.samples)
     texts = {
         text: np.load(token_file(work, f"evaluation-{text}", text_file(file), model, BLOCKS))[: asked.blocks]
         for text, file in TEXTS.items()
-    }
+    } | {BETWEEN: between(np.load(longer))}
     for ids in texts.values():
         refuse_overlap(np.load(calibration), ids)
     everyone = entrants(asked.peers, work)
@@ -251,8 +263,9 @@ def main() -> None:
         there = {name: out for name, out in outs.items() if out.exists()}
         results = report(work, model, there, list(everyone), texts)
         results |= {
-            "calibration": f"exl3cal_wiki {asked.samples} x {LENGTH}",
-            "evaluation": {text: f"{file} {asked.blocks} x {LENGTH}" for text, file in TEXTS.items()},
+            "calibration": f"{SOURCE} {asked.samples} x {LENGTH}",
+            "evaluation": {text: f"{file} {asked.blocks} x {LENGTH}" for text, file in TEXTS.items()}
+            | {BETWEEN: f"{SOURCE} {CHUNK} x {LENGTH}"},
         }
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
