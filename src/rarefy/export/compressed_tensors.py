@@ -114,7 +114,11 @@ class CompressedTensors(Target):
         found = dict(linears(model))
         coded = {key: path for key, path in found.items() if model.codes[key].node().kind != 0 or key in model.edits}
         if not found:
-            raise UsageError(f"{model.source} cannot be held by compressed-tensors", "it has no linear layers")
+            raise UsageError(
+                f"{model.source} cannot be held by compressed-tensors",
+                "it holds linear layers of a network's body, and this one has none",
+                "use --to safetensors or onnx",
+            )
         return coded or found
 
     def _scheme(self, model: Model, keys: list[str]) -> Scheme:

@@ -125,19 +125,20 @@ def dense_in(code: Code, dtype: str) -> Dense:
 
 
 def linears(model: Model) -> Iterator[tuple[str, str]]:
-    """(file key, module path) of the matrices of linear layers within the network: no embedding, no output head."""
+    """(file key, module path) of the matrices of linear layers within the network: no embedding, and nothing of the
+    head, which is what transformers puts beside the network's body."""
     from torch import nn
 
     from rarefy.families.base import places
 
     module: Any = model.skeleton.empty
-    find = getattr(module, "get_output_embeddings", None)
-    head = find() if find is not None else None
+    body = getattr(module, "base_model_prefix", "")
+    body = f"{body}." if hasattr(module, body) else ""
     keys = model.keys
     for place in places(module, model.skeleton.ties):
         (path, *others) = place.modules
         layer = module.get_submodule(path)
-        if isinstance(layer, nn.Linear) and not others and layer is not head:
+        if isinstance(layer, nn.Linear) and not others and path.startswith(body):
             yield keys[place.parameter], path
 
 
