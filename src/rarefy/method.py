@@ -255,12 +255,17 @@ class Budgeted(PerTensor):
 
     @abstractmethod
     def forecast(self, site: Site) -> dict[str, Any]:
-        """What a site would take, as JSON values: its number of `weights`, `bits` of all of them at some `steps`, and
-        the `errors` left there, root mean square over that of a uniform error within a step."""
+        """What a site would take, as JSON values: how many `weights`, and `bits` of all of them at some `steps`."""
 
     @abstractmethod
-    def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
-        """An error (out, in) such as a step of 1 would leave if errors were uniform within a step."""
+    def metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What an error costs: g (out,) of the rows, and U (in, in) with S^-1 = U^T U of the columns."""
+
+    @abstractmethod
+    def noise(
+        self, w: NDArray[np.float32], g: NDArray[np.float32], u: NDArray[np.float32], step: float
+    ) -> NDArray[np.float32]:
+        """An error (out, in) of the size and shape that coding w by this step leaves, for much less work."""
 
     @abstractmethod
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Budgeted:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from zoo import ZOO
 
 from rarefy.codes import Dense
 from rarefy.errors import UsageError
@@ -47,26 +48,54 @@ def test_noise_costs_what_it_does_to_the_whole_network(name: str) -> None:
     keys = [key for key in model.codes if key.endswith("weight") and len(model.codes[key].shape) > 1][:4]
     made = {key: np.random.default_rng(0).normal(size=model.codes[key].shape).astype(np.float32) for key in keys}
     sizes = {key: 0.02 * (i + 1) for i, key in enumerate(keys)}
-    found = noise.nats(model, evidence, {key: Dense.of(e) for key, e in made.items()}, sizes, "noise")
     codes = {key: Dense.of(model.codes[key].decode() + sizes[key] * made[key]) for key in keys}
+    found = noise.nats(model, evidence, codes, "noise")
     noisy = dataclasses.replace(model, codes={**model.codes, **codes})
     assert found > 1e-6
     assert found == pytest.approx(distance(name, model, noisy, evidence.array()), rel=1e-3)
 
 
-def test_zeros_of_a_pruning_are_not_disturbed() -> None:
-    journal = tiny.Memory()
+@pytest.fixture
+def disturbed(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """What the last prediction put in place of matrices."""
+    seen: dict[str, np.ndarray] = {}
+    measured = noise.nats
+
+    def nats(model: Model, evidence: Evidence, noisy: Any, name: str) -> float:
+        seen.clear()
+        seen.update({key: noisy[key].decode() for key in noisy})
+        return measured(model, evidence, noisy, name)
+
+    monkeypatch.setattr(noise, "nats", nats)
+    return seen
+
+
+def test_zeros_of_a_pruning_are_not_disturbed(disturbed: dict[str, np.ndarray]) -> None:
     pruned = Magnitude(0.75).apply(tiny.opened("llama"), Evidence())
-    found = foresee(pruned, Recipe((Entropy(bits=4),)), tiny.evidence("llama", 32, journal=journal), seed=0)
-    made = {key: code for step in journal.steps.values() for key, code in step.codes.items() if key.endswith(" noise")}
-    layers = {key: code.decode() for key, code in made.items() if "layers" in key}
-    assert found is not None
+    foresee(pruned, Recipe((Entropy(bits=4),)), tiny.evidence("llama", 32), seed=0)
+    layers = {key: values for key, values in disturbed.items() if "layers" in key}
     assert len(layers) == 14
     for key, values in layers.items():
-        zero = pruned.codes[key.removesuffix(" noise")].decode() == 0
+        original = pruned.codes[key].decode()
+        zero = original == 0
         assert zero.mean() == pytest.approx(0.75, abs=0.01)
         assert not values[zero].any()
-        assert values[~zero].all()
+        assert (values != original)[~zero].all()
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
+def test_noise_is_as_large_as_what_coding_leaves(name: str, disturbed: dict[str, np.ndarray]) -> None:
+    """Matrices that lie transposed too, as GPT-2's do."""
+    model, evidence = Model.from_module(ZOO[name].build()), tiny.evidence("llama", 64)
+    for bits in (2, 5):
+        found = foresee(model, Recipe((Entropy(bits=bits),)), evidence, seed=0)
+        assert found is not None
+        made = Entropy(step=found.step).apply(model, evidence)
+        ratios = []
+        for key, values in disturbed.items():
+            original = model.codes[key].decode()
+            ratios.append(np.linalg.norm(values - original) / np.linalg.norm(made.codes[key].decode() - original))
+        assert np.median(ratios) == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize(("name", "limit"), [("llama", 0.05), ("llama_tied", 0.2), ("bert", 0.02)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import zlib
 from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rarefy.codes import Dense
+from rarefy.codes.base import matrix
 from rarefy.errors import UsageError
 from rarefy.evidence import Evidence, Site, Visited
 from rarefy.evidence.fingerprint import check_disjoint, check_disjoint_examples
@@ -19,12 +19,13 @@ from rarefy.families import Segments
 from rarefy.joint import Joint
 from rarefy.maths.curves import Curve
 from rarefy.method import Budgeted, PerTensor
+from rarefy.model import LazyCodes, shape_of
 from rarefy.plan import noise
 from rarefy.plan.data import Calibration, calibration
 from rarefy.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -159,23 +160,37 @@ class _Foresight:
         held: Evidence | None,
         seed: int,
     ) -> None:
-        self.model, self.method, self.held, self.seed = model, method, held, seed
+        self.model, self.method, self.held = model, method, held
         joint = Joint(methods, model)
-        looked = joint.survey(seen, "walk0", seed=seed, also=None if held is None else self._disturb)
+        looked = joint.survey(seen, "walk0", seed=seed, also=None if held is None else self._keep_metric)
         i = list(methods).index(method)
         self.forecasts: dict[str, Any] = joint.forecasts[i]
         self.rest = joint.rest[i]
         self.curves = {key: Curve(f["steps"], f["bits"]) for key, f in self.forecasts.items()}
-        self.noise = ChainMap[str, Any](*(visited.codes for visited in looked))  # type: ignore[arg-type]
+        self.metric = ChainMap[str, Any](*(visited.codes for visited in looked))  # type: ignore[arg-type]
 
-    def _disturb(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """Noise for a segment's sites, for a step of 1; none where an earlier step left zeros."""
+    def _keep_metric(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
+        """Of a segment's sites, what noise is made from when the step is known."""
         made: dict[str, Code] = {}
         for site in sites:
             if not self.method.declines(site):
-                values, keep = self.method.noise(site, _random(self.seed, site.name)), site.keep()
-                made[_noise(site.name)] = site.oriented(Dense.of(values if keep is None else values * keep, "BF16"))
+                g, u = self.method.metric(site)
+                made[_rows(site.name)] = site.oriented(Dense.of(g[:, None]))
+                made[_columns(site.name)] = Dense.of(u, "BF16")
         return Visited(made)
+
+    def _disturbed(self, key: str, step: float) -> Code:
+        """A matrix with noise; none where an earlier step left zeros."""
+        code = self.model.codes[key]
+        g, u, support = self.metric[_rows(key)].decode(), self.metric[_columns(key)].decode(), code.support()
+        w = code.decode().reshape(matrix(code.shape))
+        is_turned = g.shape != (len(w), 1)
+        values = np.ascontiguousarray(w.T) if is_turned else w
+        made = self.method.noise(values, g.reshape(-1), u, step)
+        made = made.T if is_turned else made
+        if support is not None:
+            made = made * support.reshape(w.shape)
+        return Dense.of((w + made).reshape(code.shape))
 
     def sized(self, why: str) -> Foreseen:
         """Where the recipe's own budget leads. why: the divergence is not predicted, or ""."""
@@ -218,23 +233,16 @@ class _Foresight:
         name = f"noise-{step!r}"
         known = self.held.journal.load(name)
         if known is None:
-            sizes = {key: step * _error(f, step) for key, f in self.forecasts.items()}
-            codes = {key: self.noise[_noise(key)] for key in sizes}
-            found = noise.nats(self.model, self.held, codes, sizes, name)
+            shapes = {key: shape_of(self.model.codes, key) for key in self.forecasts}
+            noisy = LazyCodes(lambda key: self._disturbed(key, step), shapes)
+            found = noise.nats(self.model, self.held, noisy, name)
             known = self.held.journal.save(name, Visited({}, {"nats": float(f"{found:.6g}")}))
         return float(known.notes["nats"])
 
 
-def _error(forecast: Mapping[str, Any], step: float) -> float:
-    """Of a uniform error within a step, what is left at that step: less where most weights are within it of zero."""
-    order = np.argsort(forecast["steps"])
-    steps, errors = np.asarray(forecast["steps"])[order], np.asarray(forecast["errors"])[order]
-    return float(np.interp(np.log(step), np.log(steps), errors))
+def _rows(key: str) -> str:
+    return f"{key} rows"
 
 
-def _noise(key: str) -> str:
-    return f"{key} noise"
-
-
-def _random(seed: int, key: str) -> np.random.Generator:
-    return np.random.default_rng((seed, zlib.crc32(key.encode())))
+def _columns(key: str) -> str:
+    return f"{key} columns"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarefy.codes import Dense
+from rarefy.codes.base import matrix
 from rarefy.codes.dtypes import dtype_of
 from rarefy.errors import ResourceError, UsageError
 from rarefy.evidence import Curvature, Evidence, Site
@@ -44,7 +45,7 @@ FACTORING = 32
 """Bytes an entry of a second moment while it is factored: three copies in float64, two in float32."""
 
 SURVEYING = 32
-"""Bytes a weight of the matrix that a survey forecasts: its values, noise of their shape, the rounding of a sample."""
+"""Bytes a weight of the matrix that a survey forecasts: its values, and the rounding of a sample."""
 
 ROUNDING = 2e-8
 """Processor seconds a weight that is rounded one column at a time and coded, beside its products."""
@@ -91,10 +92,10 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
             batches = evidence.micro_batches(SHARE)
             traced = plan.trace(batches[0], evidence, backwards=True)
             taken = max(taken, held + plan.survey(traced, size, len(batches), on_host))
-            # What flows into every segment, gradients on both sides of one; the noise stays.
+            # What flows into every segment, gradients on both sides of one; the metric of each matrix stays.
             values = [segment.value for segment in traced]
             spooled = max(spooled, (sum(values) + 2 * max(values)) * len(batches))
-            disk += 2 * plan.coded()
+            disk += plan.metrics()
             products += 3 * forward
         tuned = (held + tuner.memory(model, evidence) for tuner in recipe.flat() if isinstance(tuner, Tuner | Latent))
         taken = max([taken, *tuned])
@@ -188,6 +189,15 @@ class _Plan:
     def coded(self) -> int:
         """Weights that a method takes."""
         return sum(self._size(place) for places in self.places for place in places)
+
+    def metrics(self) -> int:
+        """Bytes of what a survey leaves of each matrix that a method takes: 2 an entry of U, 4 a row."""
+        total = 0
+        for place in (place for places in self.places for place in places):
+            sides = matrix(self.shapes[place.parameter])
+            out, width = reversed(sides) if place.turned else sides
+            total += 2 * width**2 + 4 * out
+        return total
 
     def _segment(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:
         coded = [self._size(place) for place in self.places[i]]

@@ -36,6 +36,9 @@ PLAIN = np.arange(1, POINTS + 1, dtype=np.float32)[:, None]
 SURE = 3.0
 """Standard errors by which a centroid has to differ from the middle of its bin."""
 
+AT_ONCE = 4096
+"""Rows whose noise is made together."""
+
 SIDE_BITS = 12
 """What the scale and the spread of a row or a column take, about."""
 
@@ -68,14 +71,14 @@ class Entropy(Budgeted):
 
     def encode(self, site: Site) -> Separable:
         w, keep = site.weight(), site.keep()
-        g, u = self._metric(site)
+        g, u = self.metric(site)
         rows, columns = exponents(1 / np.sqrt(g)), exponents(self.step * np.diagonal(u))
         some = _sample(len(w))
         points = _points(w[some], None if keep is None else keep[some], rows[some], columns, u)[:, :1]
         q = _rounded(w, keep, rows, columns, u, points)
         return Separable(q, rows, columns, points[:, 0], shape=site.shape)
 
-    def _metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """g (out,), about 1, and U (in, in), which has the scale of both."""
         g, s = combined([(use.rows, use.moment.s) for use in site.statistics[Curvature()]])
         u = inverse_factor(damped(s, self.damping), overwrite=True).astype(np.float32)
@@ -84,7 +87,7 @@ class Entropy(Budgeted):
     def forecast(self, site: Site) -> dict[str, Any]:
         """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
         w, keep = site.weight(), site.keep()
-        g, u = self._metric(site)
+        g, u = self.metric(site)
         out, rows = len(w), _sample(len(w))
         w, g, keep = w[rows], g[rows], None if keep is None else keep[rows]
         scaled = w * np.sqrt(g)[:, None] / np.diagonal(u)
@@ -97,22 +100,27 @@ class Entropy(Budgeted):
         columns = exponents(np.diagonal(u))
         w = np.tile(w, (many, 1))
         points = _points(w, tiled, every, columns, u, many)
-        left = np.empty((len(columns), len(every)), np.float32)
-        q = _rounded(w, tiled, every, columns, u, points, left)
+        q = _rounded(w, tiled, every, columns, u, points)
         parts = Separable(q, every, columns, shape=q.shape).parts(many)
         side = SIDE_BITS * (out + len(columns)) + RECORD_BITS
         return {
             "steps": steps,
             "bits": [side + out / len(rows) * _bits(part, keep) for part in parts],
-            # Over the root mean square of a uniform error within 1.
-            "errors": [float(np.sqrt(12 * np.mean(np.square(e), dtype=np.float64))) for e in np.split(left, many, 1)],
             "weights": out * len(columns),
         }
 
-    def noise(self, site: Site, random: np.random.Generator) -> NDArray[np.float32]:
-        g, u = self._metric(site)
-        uniform = random.random((len(g), len(u)), np.float32) - np.float32(0.5)
-        return product((uniform / np.sqrt(g)[:, None]).astype(np.float32), u)
+    def noise(
+        self, w: NDArray[np.float32], g: NDArray[np.float32], u: NDArray[np.float32], step: float
+    ) -> NDArray[np.float32]:
+        """What rounding leaves where each weight rounds as it is, and not as the errors before it moved it; all fed
+        into the columns to come, as they are there."""
+        made, columns = np.empty_like(w), (step * np.diagonal(u)).astype(np.float32)
+        for start in range(0, len(w), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            scales = (1 / np.sqrt(g[rows])).astype(np.float32)[:, None]
+            levels = w[rows] / (scales * columns)
+            made[rows] = product((np.rint(levels) - levels) * (scales * np.float32(step)), u)
+        return made
 
     def spending(self, bits: float, forecasts: Sequence[Mapping[str, Any]]) -> Entropy:
         if self.step:
