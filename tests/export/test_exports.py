@@ -15,6 +15,7 @@ import torch
 import transformers
 from export.coded import grid, wide
 from transformers import AutoTokenizer
+from zoo import ZOO
 
 from rarefy.codes import Dense
 from rarefy.errors import RarefyError, UsageError
@@ -22,7 +23,7 @@ from rarefy.evidence.sources import Arrays, Sentences, Tokens
 from rarefy.export import proof
 from rarefy.export.proof import Program, Unproved
 from rarefy.export.run import Exported, export
-from rarefy.export.target import Target, target
+from rarefy.export.target import Target, linears, target
 from rarefy.model import Model
 from rarefy.opening import open_model
 from rarefy.progress import Silent
@@ -184,6 +185,20 @@ def test_encoders_are_packed_too(opened: Opened, tmp_path: Path) -> None:
     made = export(model, target("compressed-tensors:group=16"), tmp_path / "out", data)
     assert made.forms["4 bits, groups of 16, asymmetric"] == 13 and made.cost is not None and proved(made) < 1e-9
     assert len(made.proofs) == 1  # vLLM is asked about causal language models alone
+
+
+@pytest.mark.parametrize("body", ["model", "none"])
+def test_the_output_head_is_left_out(body: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a network that has no module for its body, as T5."""
+    model = opened(wide())
+    monkeypatch.setattr(type(model.skeleton.empty), "base_model_prefix", body)
+    paths = list(dict(linears(model)).values())
+    assert len(paths) == 14 and "lm_head" not in paths
+
+
+def test_classifiers_are_left_out(opened: Opened) -> None:
+    paths = list(dict(linears(opened(ZOO["vit"].build()))).values())
+    assert len(paths) == 12 and "classifier" not in paths
 
 
 def test_gguf_rows_that_are_no_whole_blocks_are_named(opened: Opened, data: Tokens, tmp_path: Path) -> None:

@@ -132,13 +132,15 @@ def linears(model: Model) -> Iterator[tuple[str, str]]:
     from rarefy.families.base import places
 
     module: Any = model.skeleton.empty
+    find = getattr(module, "get_output_embeddings", None)
+    head = find() if find is not None else None
     body = getattr(module, "base_model_prefix", "")
     body = f"{body}." if hasattr(module, body) else ""
     keys = model.keys
     for place in places(module, model.skeleton.ties):
         (path, *others) = place.modules
         layer = module.get_submodule(path)
-        if isinstance(layer, nn.Linear) and not others and path.startswith(body):
+        if isinstance(layer, nn.Linear) and not others and layer is not head and path.startswith(body):
             yield keys[place.parameter], path
 
 
