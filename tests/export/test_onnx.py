@@ -117,7 +117,16 @@ def weights(model: Model, words: str) -> dict[str, torch.Tensor]:
 FAMILIES = {
     "mistral, a window": lambda: wide("Mistral", sliding_window=4, num_hidden_layers=1),
     "qwen2": lambda: wide("Qwen2", num_hidden_layers=1),
+    "qwen3": lambda: wide("Qwen3", head_dim=16, num_hidden_layers=1),
+    "gemma": lambda: wide("Gemma", head_dim=16, num_hidden_layers=1),
+    "gpt_neox": lambda: one_layer("gpt_neox"),
+    "gpt2": lambda: one_layer("gpt2", n_layer=1),
 }
+
+
+def one_layer(name: str, **more) -> torch.nn.Module:
+    member = ZOO[name]
+    return dataclasses.replace(member, config=member.config | (more or {"num_hidden_layers": 1})).build()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
