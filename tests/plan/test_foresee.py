@@ -172,11 +172,12 @@ def test_what_is_predicted_of_is_no_calibration_text(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(3, tiny.VOCABULARY, (6, 40))
     for name, x in (("one", ids), ("other", ids[3:]), ("new", ids[:, ::-1] + 0)):
         np.savez(tmp_path / f"{name}.npz", x=x)
-    model = tiny.opened("llama")
+    model, recipe = tiny.opened("llama"), Recipe((Entropy(),))
     data = calibration(model, [tmp_path / "one.npz"], length=40)
     with pytest.raises(UsageError, match="calibrated"):
-        unseen_data(model, data, [tmp_path / "one.npz"], [tmp_path / "other.npz"], 40)
-    found = unseen_data(model, data, [tmp_path / "one.npz"], [tmp_path / "new.npz"], 40)
+        unseen_data(model, recipe, data, [tmp_path / "one.npz"], [tmp_path / "other.npz"], 40)
+    found = unseen_data(model, recipe, data, [tmp_path / "one.npz"], [tmp_path / "new.npz"], 40)
     assert found is not None
     np.testing.assert_array_equal(found.inputs, ids[:, ::-1])
-    assert unseen_data(model, data, [tmp_path / "one.npz"], [], 40) is None
+    assert unseen_data(model, recipe, data, [tmp_path / "one.npz"], [], 40) is None
+    assert unseen_data(model, Recipe((RTN(),)), data, [], [], 40) is None

@@ -208,9 +208,7 @@ def _prepare(
     settings: dict[str, Any],
 ) -> _Run:
     data = calibration(model, files, blocks=blocks, length=length) if recipe.statistics else None
-    unseen = None
-    if data is not None and Curvature() in recipe.statistics:
-        unseen = unseen_data(model, data, files, eval_files, length)
+    unseen = None if data is None else unseen_data(model, recipe, data, files, eval_files, length)
     decides = settings if unseen is None else {**settings, "unseen": unseen.section()}
     return _Run(model, recipe, data, unseen, settings, run_key(model, recipe, data, decides))
 

@@ -13,7 +13,7 @@ import numpy as np
 from rarefy.codes import Dense
 from rarefy.codes.base import matrix
 from rarefy.errors import UsageError
-from rarefy.evidence import Evidence, Site, Visited
+from rarefy.evidence import Curvature, Evidence, Site, Visited
 from rarefy.evidence.fingerprint import check_disjoint, check_disjoint_examples
 from rarefy.families import Segments
 from rarefy.joint import Joint
@@ -75,14 +75,19 @@ class Foreseen:
 
 
 def unseen_data(
-    model: Model, data: Calibration, files: Sequence[str | Path], eval_files: Sequence[str | Path], length: int
+    model: Model,
+    recipe: Recipe,
+    data: Calibration,
+    files: Sequence[str | Path],
+    eval_files: Sequence[str | Path],
+    length: int,
 ) -> Calibration | None:
     """What noise is measured on where it is no part of `data`, which is of `files`: `eval_files`, or the other part of
-    the default text. None where there are calibration files alone.
+    the default text. None where there are calibration files alone, and where the recipe asks for no survey.
 
     Raises UsageError when both are of the same text.
     """
-    if files and not eval_files:
+    if (files and not eval_files) or Curvature() not in recipe.statistics:
         return None
     found = calibration(model, eval_files, blocks=MOST_HELD, length=length, other_part=True)
     if found.text:

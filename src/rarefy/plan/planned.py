@@ -112,7 +112,7 @@ def plan(
         needs = predict.predict(model, made, inputs, dtype, device)
         foreseen, looked = None, 0
         if read is not None and inputs is not None:
-            other = unseen_data(model, read, data, eval_data, length)
+            other = unseen_data(model, made, read, data, eval_data, length)
             unseen = None if other is None else other.inputs
             at_once = 1 if np.issubdtype(inputs.dtype, np.integer) else 64
             looked = min(len(inputs), at_once * (LOOKED_AT if unseen is None else LOOKED_AT - MOST_HELD))
