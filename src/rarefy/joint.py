@@ -29,7 +29,6 @@ from rarefy.evidence import (
     survey,
     walk,
 )
-from rarefy.evidence.sites import Visit
 from rarefy.files import compact, record
 from rarefy.files.container import is_single, overhead
 from rarefy.method import Budgeted, PerTensor
@@ -37,7 +36,13 @@ from rarefy.model import Model, Step
 from rarefy.units import human
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from rarefy.codes import Code
+
+    Keeper = Callable[[Site, NDArray[np.float32], NDArray[np.float32]], dict[str, Code]]
 
 
 def apply_jointly(
@@ -87,25 +92,39 @@ class Joint:
         sizes = [method.size for method in methods if isinstance(method, Budgeted) and method.size]
         self._single = bool(sizes) and is_single(model.codes, min(sizes))
 
-    def survey(self, evidence: Evidence, name: str, *, seed: int, also: Visit | None = None) -> list[Visited]:
+    def survey(self, evidence: Evidence, name: str, *, seed: int, also: Keeper | None = None) -> list[Visited]:
         """Forecast what all sites take. Where the journal has the survey called `name`, that one.
 
-        also: what else is made of a segment's sites, for whoever asked.
+        also: what else is kept of a site, for whoever asked.
         """
 
         def look(sites: list[Site], before: Sequence[Visited]) -> Visited:
-            own, more = self.look(sites, before), Visited({}) if also is None else also(sites, before)
-            return Visited({**own.codes, **more.codes}, {**own.notes, **more.notes})
+            codes, notes = kept(sites)
+            forecasts = [self._forecasts(i, sites, codes, also) for i in range(len(self.methods))]
+            return Visited(codes, {"curvature": notes, "forecasts": forecasts})
 
         looked = survey(self.model, evidence, look, f"{name}-survey", seed=seed)
         self.learn(looked)
         return looked
 
-    def look(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """What a survey leaves of a segment."""
-        codes, notes = kept(sites)
-        forecasts = [_forecasts(self.methods[:i], method, sites) for i, method in enumerate(self.methods)]
-        return Visited(codes, {"curvature": notes, "forecasts": forecasts})
+    def _forecasts(self, i: int, sites: list[Site], codes: dict[str, Code], also: Keeper | None) -> dict[str, Any]:
+        """What method i will take of sites that others code before it; nothing where it has no budget. codes: where
+        what is kept is put."""
+        method, found = self.methods[i], dict[str, Any]()
+        if not isinstance(method, Budgeted):
+            return found
+        for site in sites:
+            if not method.declines(site):
+                refuse_non_finite(site)
+                metric = method.metric(site)
+                codes |= {} if also is None else also(site, *metric)
+                for before in self.methods[:i]:
+                    # What an earlier budget will make of it is not known yet.
+                    if not (isinstance(before, Budgeted) or before.adds or before.declines(site)):
+                        site = dataclasses.replace(site, code=encode(before, site))
+                found[site.name] = method.forecast(site, *metric)
+                heap.release()
+        return found
 
     def learn(self, looked: Sequence[Visited]) -> None:
         """Take over what the survey left."""
@@ -114,7 +133,8 @@ class Joint:
             if isinstance(method, Budgeted):
                 self.forecasts[i] = merged(visited.notes["forecasts"][i] for visited in looked)
                 others = [key for key in self.model.codes if key not in self.forecasts[i]]
-                stored = sum(self._bits(key, self.model.codes[key]) for key in others)
+                dtypes = self.model.dtypes
+                stored = sum(self._bits(record.encode(self.model.codes[key], dtypes[key])) for key in others)
                 self.rest[i] = stored + 8 * overhead(self.model.codes, method.size)
 
     def visit(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
@@ -169,6 +189,7 @@ class Joint:
         untouched: list[dict[str, str]] = [{} for _ in methods]
         spent: list[dict[str, float]] = [{} for _ in methods]
         edits: list[dict[str, Any]] = [{} for _ in methods]
+        records: dict[str, bytes] = {}
         for site in sites:
             if any(method.adds for method in methods):
                 site = dataclasses.replace(site, original=site.oriented(self.model.original().codes[site.name]))
@@ -180,19 +201,20 @@ class Joint:
                 new = encode(method, site)
                 before = site.original if method.adds and site.original else site.code
                 damage[i][site.name] = damage_of(dataclasses.replace(site, code=before), new)
-                if isinstance(method, Budgeted):
-                    spent[i][site.name] = self._bits(site.name, site.oriented(new))
                 codes[site.name] = site.oriented(new)
+                records.pop(site.name, None)
+                if isinstance(method, Budgeted):
+                    records[site.name] = record.encode(codes[site.name], self.model.dtypes[site.name])
+                    spent[i][site.name] = self._bits(records[site.name])
                 edit = method.edit(site)
                 if edit is not None:
                     edits[i][site.name] = edit.to_json()
                 site = dataclasses.replace(site, code=new)
             heap.release()
-        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent, "edits": edits})
+        return Visited(codes, {"damage": damage, "untouched": untouched, "spent": spent, "edits": edits}, records)
 
-    def _bits(self, key: str, code: Code) -> float:
-        """What a code takes in a file of its own, exactly; beside others in a small one a little less."""
-        made = record.encode(code, self.model.dtypes[key])
+    def _bits(self, made: bytes) -> float:
+        """What a record takes in a file of its own, exactly; beside others in a small one a little less."""
         stored = compact.write([made]) if self._single else None
         return 8.0 * len(stored or made)
 
@@ -200,23 +222,6 @@ class Joint:
 def _spent(made: Visited) -> float:
     """Bits that all methods spent on a segment."""
     return math.fsum(bits for spent in made.notes["spent"] for bits in spent.values())
-
-
-def _forecasts(earlier: Sequence[PerTensor], method: PerTensor, sites: list[Site]) -> dict[str, Any]:
-    """What a method will take of sites that others code before it; nothing where it has no budget."""
-    found: dict[str, Any] = {}
-    if not isinstance(method, Budgeted):
-        return found
-    for site in sites:
-        if not method.declines(site):
-            refuse_non_finite(site)
-            for before in earlier:
-                # What an earlier budget will make of it is not known yet.
-                if not (isinstance(before, Budgeted) or before.adds or before.declines(site)):
-                    site = dataclasses.replace(site, code=encode(before, site))
-            found[site.name] = method.forecast(site)
-            heap.release()
-    return found
 
 
 def encode(method: PerTensor, site: Site) -> Code:

@@ -254,12 +254,13 @@ class Budgeted(PerTensor):
     step: float = setting(0.0, "c, in place of bits or size: a weight costs c^2/24 nats of divergence", low=0, high=1e3)
 
     @abstractmethod
-    def forecast(self, site: Site) -> dict[str, Any]:
-        """What a site would take, as JSON values: how many `weights`, and `bits` of all of them at some `steps`."""
-
-    @abstractmethod
     def metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What an error costs: g (out,) of the rows, and U (in, in) with S^-1 = U^T U of the columns."""
+
+    @abstractmethod
+    def forecast(self, site: Site, g: NDArray[np.float32], u: NDArray[np.float32]) -> dict[str, Any]:
+        """What a site of this metric would take, as JSON values: how many `weights`, and `bits` of all of them at
+        some `steps`."""
 
     @abstractmethod
     def noise(

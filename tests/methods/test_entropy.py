@@ -87,7 +87,7 @@ def test_a_forecast_is_near_what_coding_takes() -> None:
     w = np.tile(W, (20, 1))
     g = np.tile(G, 20)
     big = dataclasses.replace(site(None, (g, S)), code=Dense.of(w))
-    forecast = Entropy().forecast(big)
+    forecast = Entropy().forecast(big, *Entropy().metric(big))
     assert forecast["weights"] == w.size
     for step, bits in zip(forecast["steps"], forecast["bits"], strict=True):
         assert Entropy(step=step).encode(big).bits() == pytest.approx(bits, rel=0.05)

@@ -83,10 +83,10 @@ def test_codes_of_finished_segments_leave_memory(ids: Path, tmp_path: Path, monk
     made: list[list[weakref.ref[Any]]] = []
     alive: list[int] = []
 
-    def watched(work: WorkFolder, step: str, codes: Any, notes: Any) -> Kept:
+    def watched(work: WorkFolder, step: str, codes: Any, *rest: Any) -> Kept:
         alive.append(sum(ref() is not None for refs in made for ref in refs))
         made.append([weakref.ref(code) for code in codes.values()])
-        return save(work, step, codes, notes)
+        return save(work, step, codes, *rest)
 
     monkeypatch.setattr(WorkFolder, "save", watched)
     run(make_llama(tmp_path / "llama", 4), tmp_path / "out", ids)

@@ -97,10 +97,14 @@ class Separable(Code):
 
     def levels(self) -> NDArray[np.float32]:
         """What the integers stand for, in steps of row and column: (out, in)."""
-        levels = self.q.astype(np.float32)
-        for k, point in enumerate(self.points.decode(), 1):
-            if point != k:
-                levels[self.q == k], levels[self.q == -k] = point, -point
+        points, levels = self.points.decode(), np.empty(self.q.shape, np.float32)
+        near = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)  # by an integer's lowest byte
+        near[1 : POINTS + 1], near[-POINTS:] = points, -points[::-1]
+        for start in range(0, len(levels), _ROWS):
+            q, part = self.q[start : start + _ROWS], levels[start : start + _ROWS]
+            lowest = q.astype(np.int8)
+            np.take(near, lowest.view(np.uint8), out=part, mode="clip")
+            np.copyto(part, q, where=lowest != q, casting="unsafe")
         return levels
 
     def free(self) -> dict[str, Array]:

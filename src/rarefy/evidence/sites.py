@@ -28,10 +28,12 @@ Gathered = Mapping["Statistic", Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Visited:
-    """What a visit made of a segment: new codes by key, and notes for the history (JSON values)."""
+    """What a visit made of a segment: new codes by key, notes for the history (JSON values), and of the codes those
+    records that are made already."""
 
     codes: Mapping[str, Code]
     notes: dict[str, Any] = field(default_factory=dict)
+    records: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Visit = Callable[["list[Site]", "Sequence[Visited]"], Visited]

@@ -11,6 +11,7 @@ import numpy as np
 
 from rarefy.evidence.experts import peers
 from rarefy.families.base import turns
+from rarefy.maths.gram import add_gram, mirror
 from rarefy.processes import Processes
 
 if TYPE_CHECKING:
@@ -131,13 +132,15 @@ class MomentGatherer:
         self._read[path].append(stream)
         if not known:
             self._current.append((x, x._version, how, stream))
-            self._add(stream, unfold(layer, x.detach()).float())
+            self._add(stream, unfold(layer, x.detach()))
 
     def _add(self, stream: Stream, rows: torch.Tensor) -> None:
+        import torch
+
         if stream not in self._sums:
-            self._sums[stream] = rows.new_zeros(rows.shape[1], rows.shape[1])
+            self._sums[stream] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
             self._counts[stream] = 0
-        self._sums[stream].addmm_(rows.T, rows)
+        add_gram(self._sums[stream], rows)
         self._counts[stream] += len(rows)
 
     def next_batch(self) -> None:
@@ -167,7 +170,7 @@ class MomentGatherer:
         self._join()
         # In place: a mean takes no room beside its sum.
         means = {
-            stream: Moment(total.div_(max(self._counts[stream], 1)).cpu().numpy(), self._counts[stream])
+            stream: Moment(mirror(total).div_(max(self._counts[stream], 1)).cpu().numpy(), self._counts[stream])
             for stream, total in self._sums.items()
         }
         made: dict[tuple[Stream, ...], Moment] = {}

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -123,14 +124,18 @@ class WorkFolder:
                 found += path.stat().st_size
         return found
 
-    def save(self, step: str, codes: Mapping[str, Code], notes: dict[str, Any]) -> Kept:
-        """Keep a finished step, whole or not at all. Raises ResourceError."""
+    def save(
+        self, step: str, codes: Mapping[str, Code], notes: dict[str, Any], records: Mapping[str, bytes] | None = None
+    ) -> Kept:
+        """Keep a finished step, whole or not at all. records: those made already. Raises ResourceError."""
         path = self._path(step)
         places: dict[str, tuple[int, int]] = {}
         with replace_file(path) as file:
             sha, at = hashlib.sha256(), 0
             for name in sorted(codes):
-                data = record.encode(codes[name], self.dtypes.get(name, "F32"), threads=self.threads)
+                data = (records or {}).get(name)
+                if data is None:
+                    data = self._record(name, codes[name])
                 places[name] = at, len(data)
                 at += _write(file, sha, data)
             shapes = {name: codes[name].shape for name in places}
@@ -140,6 +145,11 @@ class WorkFolder:
             file.write(sha.digest())
         # As it is read back: sums over notes in another order differ in their last bits.
         return self._kept(path, json.loads(table))
+
+    def _record(self, name: str, code: Code) -> bytes:
+        """As an artifact would hold it; of small ones that none will, as they are: they are read once and gone."""
+        passing = name not in self.dtypes and math.prod(code.shape) <= record.SMALL
+        return record.encode(code, self.dtypes.get(name, "F32"), "raw" if passing else None, self.threads)
 
     def load(self, step: str) -> Kept | None:
         """A finished step; None where there is none or it is damaged, so that it is done again."""

@@ -57,7 +57,7 @@ class Journaled:
         return self._read(step, found) if there else None
 
     def save(self, step: str, made: Visited) -> Visited:
-        kept = self._work.save(step, made.codes, made.notes) if self._processes.first else None
+        kept = self._work.save(step, made.codes, made.notes, made.records) if self._processes.first else None
         self._processes.once(lambda: True)
         return self._read(step, kept)
 

@@ -167,22 +167,12 @@ class _Foresight:
     ) -> None:
         self.model, self.method, self.held = model, method, held
         joint = Joint(methods, model)
-        looked = joint.survey(seen, "walk0", seed=seed, also=None if held is None else self._keep_metric)
+        looked = joint.survey(seen, "walk0", seed=seed, also=None if held is None else _kept_metric)
         i = list(methods).index(method)
         self.forecasts: dict[str, Any] = joint.forecasts[i]
         self.rest = joint.rest[i]
         self.curves = {key: Curve(f["steps"], f["bits"]) for key, f in self.forecasts.items()}
         self.metric = ChainMap[str, Any](*(visited.codes for visited in looked))  # type: ignore[arg-type]
-
-    def _keep_metric(self, sites: list[Site], before: Sequence[Visited]) -> Visited:
-        """Of a segment's sites, what noise is made from when the step is known."""
-        made: dict[str, Code] = {}
-        for site in sites:
-            if not self.method.declines(site):
-                g, u = self.method.metric(site)
-                made[_rows(site.name)] = site.oriented(Dense.of(g[:, None]))
-                made[_columns(site.name)] = Dense.of(u, "BF16")
-        return Visited(made)
 
     def _disturbed(self, key: str, step: float) -> Code:
         """A matrix with noise; none where an earlier step left zeros."""
@@ -243,6 +233,11 @@ class _Foresight:
             found = noise.nats(self.model, self.held, noisy, name)
             known = self.held.journal.save(name, Visited({}, {"nats": float(f"{found:.6g}")}))
         return float(known.notes["nats"])
+
+
+def _kept_metric(site: Site, g: NDArray[np.float32], u: NDArray[np.float32]) -> dict[str, Code]:
+    """Of a site, what noise is made from when the step is known."""
+    return {_rows(site.name): site.oriented(Dense.of(g[:, None])), _columns(site.name): Dense.of(u, "BF16")}
 
 
 def _rows(key: str) -> str:

@@ -84,10 +84,9 @@ class Entropy(Budgeted):
         u = inverse_factor(damped(s, self.damping), overwrite=True).astype(np.float32)
         return np.maximum(g, np.float32(LEAST)), u
 
-    def forecast(self, site: Site) -> dict[str, Any]:
+    def forecast(self, site: Site, g: NDArray[np.float32], u: NDArray[np.float32]) -> dict[str, Any]:
         """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
         w, keep = site.weight(), site.keep()
-        g, u = self.metric(site)
         out, rows = len(w), _sample(len(w))
         w, g, keep = w[rows], g[rows], None if keep is None else keep[rows]
         scaled = w * np.sqrt(g)[:, None] / np.diagonal(u)
@@ -189,17 +188,20 @@ def _rounded(
     scales, steps = powers(rows), powers(columns)
     q = np.empty((w.shape[1], w.shape[0]), np.int32)
 
+    shrunken = np.flatnonzero((points != PLAIN).any(1))
+
     def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
         step = scales * steps[i]
         level = column / step
-        np.rint(level, out=q[i], casting="unsafe")
+        value = np.rint(level)
         if keep is not None:
-            q[i] *= keep[:, i]
-        size = np.abs(q[i])
-        value = size.astype(np.float32)
-        for k in range(POINTS):
-            np.copyto(value, points[k], where=size == k + 1)
-        np.copysign(value, level, out=value)
+            value *= keep[:, i]
+        q[i] = value
+        if len(shrunken):
+            size = np.abs(value)
+            for k in shrunken:
+                np.copyto(value, points[k], where=size == k + 1)
+            np.copysign(value, level, out=value)
         if left is not None:
             np.subtract(level, value, out=left[i])
         rounded: NDArray[np.float32] = value * step
