@@ -47,8 +47,9 @@ FACTORING = 32
 SURVEYING = 32
 """Bytes a weight of the matrix that a survey forecasts: its values, and the rounding of a sample."""
 
-ROUNDING = 2e-8
-"""Processor seconds a weight that is rounded one column at a time and coded, beside its products."""
+CODED, FED_BACK, SURVEYED = 1e-7, 4e-7, 1e-6
+"""Processor seconds a weight beside the network's products: coded and written; rounded a column at a time after its
+second moment was factored; surveyed, forecast and disturbed."""
 
 WRITING = 3
 """Copies of a tensor while it is written: its elements, their planes, the coded tiles."""
@@ -75,7 +76,7 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
     Raises UsageError when the network does not take such inputs.
     """
     plan = _Plan(model, recipe)
-    writes, taken, products, spooled = plan.written(), plan.at_rest(), 0.0, 0
+    writes, taken, products, spooled, each = plan.written(), plan.at_rest(), 0.0, 0, CODED
     disk = 3 * writes
     if inputs is not None:
         evidence = Evidence(inputs, device=device, dtype=dtype)
@@ -87,7 +88,7 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
         # What a segment reads and what it writes.
         spooled = 2 * max(segment.value for segment in traced) * len(batches)
         forward = len(batches) * sum(segment.products for segment in traced)
-        products = 2 * forward
+        products, each = 2 * forward, CODED + FED_BACK
         if Curvature() in recipe.statistics:
             batches = evidence.micro_batches(SHARE)
             traced = plan.trace(batches[0], evidence, backwards=True)
@@ -97,10 +98,11 @@ def predict(model: Model, recipe: Recipe, inputs: NDArray[Any] | None, dtype: st
             spooled = max(spooled, (sum(values) + 2 * max(values)) * len(batches))
             disk += plan.metrics()
             products += 3 * forward
+            each += SURVEYED
         tuned = (held + tuner.memory(model, evidence) for tuner in recipe.flat() if isinstance(tuner, Tuner | Latent))
         taken = max([taken, *tuned])
     # The codes are in the journal, in records for the container, and in OUT.
-    seconds = products / _speed(dtype) + ROUNDING * plan.coded()
+    seconds = products / _speed(dtype) + each * plan.coded()
     return Needs(LIBRARIES + taken, disk + spooled, model_bytes(model), writes, seconds)
 
 
