@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rendered.demo import demo
+from rendered.engines import engines
 from rendered.files import codec, fuzz, memory, opening, squeezenet
 from rendered.pruning import deep_compression, pruning
 from rendered.quantizing import ablation, encoder, gptq, headline, plane
@@ -26,6 +27,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "encoder": encoder,
     "ablation": ablation,
     "gptq": gptq,
+    "engines": engines,
     "deep_compression": deep_compression,
     "pruning": pruning,
     "squeezenet": squeezenet,

@@ -1,0 +1,78 @@
+"""What was written, running in the engines that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rendered.words import Row, interval, megabytes, on, table
+
+TITLES = {
+    "language": "One language model, SmolLM2-135M off its grid, in every engine",
+    "gguf": "GGUF beside llama.cpp's own files",
+    "encoder": "all-MiniLM-L6-v2 in ONNX Runtime, int8",
+    "images": "ResNets in ONNX Runtime, int8",
+    "loading": "Loading, files dropped from the page cache before",
+}
+
+LOST = {"spearman less dense's": "Spearman", "accuracy less dense's": "accuracy"}
+
+
+def engines(result: dict[str, Any]) -> str:
+    """Every part that was measured."""
+    said = [part(title, result["parts"][name]) for name, title in TITLES.items() if name in result["parts"]]
+    return (
+        f"## In the engines\n\n`{result['command']}`: networks in turn on one machine; medians over the runs with 95 % "
+        "intervals; what is over the first row's is paired. Memory is above the engine's imports.\n\n" + "\n".join(said)
+    )
+
+
+def part(title: str, found: dict[str, Any]) -> str:
+    """Its tables, what was asked of it, and what was left out."""
+    pieces = [f"**{title}**; {on(found)}", *tables(found)]
+    if "seconds" in found:
+        rows = [[name, interval(seconds, 2)] for name, seconds in found["seconds"].items()]
+        over = interval(found["artifact over dense"], 2)
+        pieces.append(f"{table(['', 'seconds'], rows)}\nThe artifact's over the dense: {over}.")
+    pieces.append("".join(f"- {bar}: {'yes' if met else 'no'}\n" for bar, met in found["reached"].items()).rstrip())
+    if found["missing"]:
+        pieces.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in found["missing"].items()) + ".")
+    return "\n\n".join(pieces) + "\n"
+
+
+def tables(found: dict[str, Any], name: str = "") -> Iterator[str]:
+    """The races of a part, in order, and of each what it cost in scores."""
+    if "networks" in found:
+        lost = [f"{word} less dense's: {interval(found[key], 4)}." for key, word in LOST.items() if key in found]
+        yield "\n\n".join([*([f"{name}:"] if name else []), race(found).rstrip(), *lost])
+        return
+    for inner, value in found.items():
+        if inner in LOST:
+            yield f"{LOST[inner]} less dense's: {interval(value, 4)}."
+        elif isinstance(value, dict) and inner not in ("reached", "missing", "machine", "versions", "seconds"):
+            yield from tables(value, inner if inner != "types" else name)
+
+
+def race(found: dict[str, Any]) -> str:
+    """Networks by row, the yardstick first."""
+    writes = any("generation" in speed for speed in found["networks"].values())
+    rows = []
+    for name, speed in found["networks"].items():
+        ratios, figures = speed["ratios"], [*(("prompt", "generation") if writes else ("speed",))]
+        cells: Row = [cell for figure in figures for cell in (interval(speed[figure], 1), interval(ratios[figure], 2))]
+        if writes:
+            share = speed["bandwidth_share"]
+            cells += [f"{1e3 * speed['first_token']['value']:.0f} ms", f"{share['value']:.0%}" if share else ""]
+        size = megabytes(found["bytes"][name]) if "bytes" in found else ""
+        rows.append([name, speed["mode"], *cells, megabytes(speed["resident_bytes"]), *([size] if size else [])])
+    unit = next(iter(found["networks"].values()))["unit"]
+    told = [
+        f"prompt, {unit}/s",
+        "over the first's",
+        f"generation, {unit}/s",
+        "over the first's",
+        "first token",
+        "bandwidth",
+    ]
+    head = ["", "", *(told if writes else [f"{unit}/s", "over the first's"]), "memory"]
+    return table([*head, *(["file"] if "bytes" in found else [])], rows)
