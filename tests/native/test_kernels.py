@@ -259,6 +259,46 @@ def test_dequantize_groups_refuses_shapes_that_disagree():
         dequantize_groups(q, one, one, 4, np.empty((2, 7), np.float32))
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("columns", "rows"), [(1, 1), (3, 64), (17, 63), (40, 200)])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_block_rounds_exactly_as_in_numpy(columns, rows, own, path):
+    rng = np.random.default_rng(columns)
+    floats = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+    weights, within, reciprocal = 3 * floats(columns, rows), np.tril(floats(columns, columns) / 8, -1), floats(columns)
+    scales, steps = np.exp(floats(rows)), np.exp(floats(columns) / 4)
+    points = (np.array([[0.9], [1.95], [3]]) + 0.02 * floats(3, rows if own else 1)).astype(np.float32)
+    keep = rng.random((columns, rows)) < 0.7 if own else None
+    made = []
+    for round_block, words in ((_kernels.round_block, (path,)), (twin.round_block, ())):
+        w, q, left = weights.copy(), np.empty((columns, rows), np.int32), np.empty((columns, rows), np.float32)
+        errors = np.empty_like(left)
+        round_block(w, within, reciprocal, scales, steps, points, keep, q, errors, left, *words)
+        made.append((w, q, left, errors))
+    for ours, expected in zip(*made, strict=True):
+        assert np.array_equal(ours, expected)
+    assert keep is None or not made[0][1][~keep].any()
+
+
+def test_a_block_of_other_shapes_is_refused():
+    one, two, q = np.ones((2, 2), np.float32), np.ones(2, np.float32), np.ones((2, 2), np.int32)
+    points = np.ones((3, 1), np.float32)
+    good = [one, one, two, two, two, points, None, q, one, None]
+    wrong = {
+        1: one[:1],
+        2: two[:1],
+        3: two[:1],
+        4: two[:1],
+        5: points[:2],
+        6: np.ones((1, 2), bool),
+        7: q[:1],
+        9: one[:1],
+    }
+    for at, value in wrong.items():
+        with pytest.raises(ValueError, match="differ|not|no step|no scale"):
+            _kernels.round_block(*good[:at], value, *good[at + 1 :])
+
+
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="not available"):
         _kernels.rans_encode(np.zeros(1, np.uint8), np.array([256], np.uint16), 8, 1, "mmx")

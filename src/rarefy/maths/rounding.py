@@ -26,6 +26,11 @@ BLOCK = 128
 Rounder = Callable[[int, "Floats"], "Floats"]
 """(column index, its weights with feedback, (out,)) -> the values they round to, (out,)."""
 
+BlockRounder = Callable[[int, "Floats", "Floats", "Floats"], "Floats"]
+"""(a block's first column; transposed weights, (columns from there on, out), of which the block's come first; U's block
+transposed; 1 / U_ii in it) -> errors (columns of the block, out) to feed on. The block's weights become what they round
+to."""
+
 Opener = Callable[[int, "Floats"], None]
 """(first column of a run, transposed weights (columns from there on, out)) -> None; the run has all feedback so far."""
 
@@ -43,36 +48,46 @@ def round_sequentially(
 ) -> Floats:
     """Round the columns of `w` (out, in) in order with feedback through `u` (in, in, upper triangular).
 
-    Works block by block: inside a block the feedback into column i is gathered when its turn comes (one product of
-    its run's errors with U's column), and the columns behind the block get theirs in one matrix product. A block is
-    one run of columns, or several of `run` each, which get the feedback from before them when they open.
+    Inside a block the feedback into column i is gathered when its turn comes (one product of its run's errors with
+    U's column). A block is one run of columns, or several of `run` each, which get the feedback from before them when
+    they open. Returns what `round_blocks` does.
+    """
+    run = min(run or block, block)
+
+    def round_block(start: int, rest: Floats, within: Floats, reciprocal: Floats) -> Floats:
+        errors = np.empty((len(within), rest.shape[1]), np.float32)
+        for i in range(len(within)):
+            opened = i - i % run
+            if i == opened:
+                if i:
+                    end = min(i + run, len(within))
+                    subtract_product(rest[i:end], within[i:end, :i].T, errors[:i])
+                if opener is not None:
+                    opener(start + i, rest[i:])
+            column = rest[i]
+            if i > opened:
+                column = column - within[i, opened:i] @ errors[opened:i]
+            value = rounder(start + i, column)
+            np.subtract(column, value, out=errors[i])
+            errors[i] *= reciprocal[i]
+            rest[i] = value
+        return errors
+
+    return round_blocks(w, u, round_block, block)
+
+
+def round_blocks(w: Floats, u: Floats, rounder: BlockRounder, block: int) -> Floats:
+    """Round so many columns of `w` (out, in) after the other, those behind them getting their feedback through `u`
+    (in, in, upper triangular) in one matrix product.
+
     Returns the rounded values, (out, in), float32, a transposed view; `w` is left as it is. One copy of it is made,
     which holds what is rounded before what is not.
     """
     rest = np.array(w.T, np.float32, order="C")
-    columns = len(rest)
     reciprocal = np.float32(1) / np.diagonal(u)
-    run = min(run or block, block)
-    for start in range(0, columns, block):
-        stop = min(start + block, columns)
-        errors = np.empty((stop - start, rest.shape[1]), np.float32)
-        within = np.ascontiguousarray(u[start:stop, start:stop].T)
-        for i in range(start, stop):
-            at = i - start
-            opened = at - at % run
-            if at == opened:
-                if at:
-                    end = min(i + run, stop)
-                    subtract_product(rest[i:end], u[start:i, i:end], errors[:at])
-                if opener is not None:
-                    opener(i, rest[i:])
-            column = rest[i]
-            if at > opened:
-                column = column - within[at, opened:at] @ errors[opened:at]
-            value = rounder(i, column)
-            np.subtract(column, value, out=errors[at])
-            errors[at] *= reciprocal[i]
-            rest[i] = value
-        if stop < columns:
-            subtract_product(rest[stop:], u[start:stop, stop:], errors)
+    for start in range(0, len(rest), block):
+        part = slice(start, min(start + block, len(rest)))
+        errors = rounder(start, rest[start:], np.ascontiguousarray(u[part, part].T), reciprocal[part])
+        if part.stop < len(rest):
+            subtract_product(rest[part.stop :], u[part, part.stop :], errors)
     return rest.T

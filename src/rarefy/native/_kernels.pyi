@@ -49,6 +49,19 @@ def dequantize_groups(
     out: NDArray[np.float32],
     path: str = "",
 ) -> None: ...
+def round_block(
+    weights: NDArray[np.float32],
+    within: NDArray[np.float32],
+    reciprocal: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    points: NDArray[np.float32],
+    keep: NDArray[np.bool_] | None,
+    q: NDArray[np.int32],
+    errors: NDArray[np.float32],
+    left: NDArray[np.float32] | None,
+    path: str = "",
+) -> None: ...
 def encode_tile(symbols: NDArray[np.uint8]) -> bytes: ...
 def encode_tiles(
     symbols: NDArray[np.uint8], step: int, sizes: NDArray[np.int64], checks: NDArray[np.int64]

@@ -18,6 +18,7 @@
 #include "packing.hpp"
 #include "planes.hpp"
 #include "rans.hpp"
+#include "rounding.hpp"
 #include "tile.hpp"
 #include "window.hpp"
 
@@ -159,6 +160,26 @@ void bind_dequantize(Matrix<const uint8_t> q, Matrix<const float> scale, Matrix<
   dequantize_groups({rows, columns, group}, q.data(), scale.data(), zero.data(), out.data(), path_from(path));
 }
 
+// All matrices but points and within are (columns, rows).
+void bind_round_block(Matrix<float> weights, Matrix<const float> within, Vector<const float> reciprocal,
+                      Vector<const float> scales, Vector<const float> steps, Matrix<const float> points,
+                      std::optional<Matrix<const bool>> keep, Matrix<int32_t> q, Matrix<float> errors,
+                      std::optional<Matrix<float>> left, const std::string& path) {
+  const size_t columns = weights.shape(0), rows = weights.shape(1);
+  const auto alike = [&](const auto& each) { return each.shape(0) == columns && each.shape(1) == rows; };
+  require(alike(q) && alike(errors), "weights, q and errors differ in shape");
+  require((!keep || alike(*keep)) && (!left || alike(*left)), "weights, keep and left differ in shape");
+  require(within.shape(0) == columns && within.shape(1) == columns, "within is not (columns, columns)");
+  require(reciprocal.size() == columns && steps.size() == columns, "a column has no step or no reciprocal");
+  require(scales.size() == rows, "a row has no scale");
+  require(points.shape(0) == 3 && (points.shape(1) == 1 || points.shape(1) == rows), "points are not (3, rows)");
+  const Grid grid{scales.data(), steps.data(), points.data(), points.shape(1)};
+  nb::gil_scoped_release release;
+  round_block({columns, rows}, weights.data(), within.data(), reciprocal.data(), grid,
+              keep ? reinterpret_cast<const uint8_t*>(keep->data()) : nullptr, q.data(), errors.data(),
+              left ? left->data() : nullptr, path_from(path));
+}
+
 // Tiles one after the other; sizes and checks: of each.
 nb::bytes bind_encode_tiles(Vector<const uint8_t> symbols, size_t step, Vector<int64_t> sizes, Vector<int64_t> checks) {
   const size_t n = symbols.size();
@@ -267,6 +288,8 @@ NB_MODULE(_kernels, m) {
   m.def("context_encode", bind_context_encode, "symbols"_a, "depth"_a, "columns"_a);
   m.def("context_decode", bind_context_decode, "data"_a, "depth"_a, "columns"_a, "out"_a);
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
+  m.def("round_block", bind_round_block, "weights"_a, "within"_a, "reciprocal"_a, "scales"_a, "steps"_a, "points"_a,
+        "keep"_a.none(), "q"_a, "errors"_a, "left"_a.none(), "path"_a = "");
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
   m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
   m.def("decode_window", bind_decode_window, "data"_a, "steps"_a, "sizes"_a, "checks"_a, "rotate"_a, "elements"_a,

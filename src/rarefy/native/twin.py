@@ -124,3 +124,36 @@ def dequantize_groups(
     """(q - zero) * scale in float32, a scale and a zero for each `group` columns."""
     of = np.arange(q.shape[1]) // group
     return (q.astype(np.float32) - zero.astype(np.float32)[:, of]) * scale[:, of]
+
+
+def round_block(
+    weights: NDArray[np.float32],
+    within: NDArray[np.float32],
+    reciprocal: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    points: NDArray[np.float32],
+    keep: NDArray[np.bool_] | None,
+    q: NDArray[np.int32],
+    errors: NDArray[np.float32],
+    left: NDArray[np.float32] | None,
+) -> None:
+    """Sequential rounding with feedback inside a block, as rounding.hpp says; matrices are (columns, rows)."""
+    for i in range(len(weights)):
+        column = weights[i].copy()
+        for j in range(i):
+            column -= within[i, j] * errors[j]
+        step = scales * steps[i]
+        level = column / step
+        value = np.rint(level)
+        if keep is not None:
+            value[~keep[i]] = 0
+        q[i] = value
+        size = np.abs(value)
+        for k in range(3):
+            np.copyto(value, points[k], where=size == k + 1)
+        value = np.copysign(np.abs(value), level)
+        if left is not None:
+            left[i] = level - value
+        weights[i] = value * step
+        errors[i] = (column - weights[i]) * reciprocal[i]

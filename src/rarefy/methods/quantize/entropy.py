@@ -14,8 +14,9 @@ from rarefy.errors import UsageError
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
 from rarefy.maths.linalg import combined, damped, inverse_factor, product
-from rarefy.maths.rounding import BLOCK, round_sequentially
+from rarefy.maths.rounding import BLOCK, round_blocks
 from rarefy.method import Budgeted, setting
+from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,27 +186,23 @@ def _rounded(
 
     left: (in, out), filled with what rounding leaves, in steps.
     """
-    scales, steps = powers(rows), powers(columns)
+    scales, steps, points = powers(rows), powers(columns), np.ascontiguousarray(points)
     q = np.empty((w.shape[1], w.shape[0]), np.int32)
+    kept = None if keep is None else np.ascontiguousarray(keep.T)
 
-    shrunken = np.flatnonzero((points != PLAIN).any(1))
+    def of(part: slice, array: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if array is None else array[part]
 
-    def round_column(i: int, column: NDArray[np.float32]) -> NDArray[np.float32]:
-        step = scales * steps[i]
-        level = column / step
-        value = np.rint(level)
-        if keep is not None:
-            value *= keep[:, i]
-        q[i] = value
-        if len(shrunken):
-            size = np.abs(value)
-            for k in shrunken:
-                np.copyto(value, points[k], where=size == k + 1)
-            np.copysign(value, level, out=value)
-        if left is not None:
-            np.subtract(level, value, out=left[i])
-        rounded: NDArray[np.float32] = value * step
-        return rounded
+    def round_block(
+        start: int, rest: NDArray[np.float32], within: NDArray[np.float32], reciprocal: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        part = slice(start, start + len(within))
+        errors = np.empty((len(within), len(w)), np.float32)
+        _kernels.round_block(
+            rest[: len(within)], within, reciprocal, scales, steps[part], points, of(part, kept), q[part], errors,
+            of(part, left),
+        )  # fmt: skip
+        return errors
 
-    round_sequentially(w, u, round_column, block=BLOCK)
+    round_blocks(w, u, round_block, BLOCK)
     return np.ascontiguousarray(q.T)
