@@ -48,7 +48,7 @@ class OutputLaw(ABC):
             part = rows[start : start + step].float()
             made, f = self._probe(part, _signs(part.shape, random).to(part))
             g[start : start + step] = made
-            diagonal += f.sum(0, dtype=torch.float64)
+            diagonal += f.sum(0)
         return g.reshape(z.shape), diagonal
 
     @abstractmethod
@@ -61,8 +61,9 @@ class Softmax(OutputLaw):
 
     def _probe(self, z: torch.Tensor, signs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         p = z.softmax(-1)
-        drawn = signs.mul_(p.sqrt())
-        return drawn - p * drawn.sum(-1, keepdim=True), p * (1 - p)
+        drawn = p.sqrt().mul_(signs)
+        drawn.addcmul_(p, drawn.sum(-1, keepdim=True), value=-1)
+        return drawn, p.addcmul_(p, p, value=-1)
 
 
 class UnitEmbedding(OutputLaw):
