@@ -37,12 +37,12 @@ from networks import CACHE, DATA, npz
 from opening import fresh
 from rarefy.cli.session import session
 from rarefy.engines.contenders import contender, interpreter
+from rarefy.engines.workers import Asked
 from rarefy.errors import RarefyError
 from rarefy.evidence.pairs import pairs_of
 from rarefy.evidence.sources import read_arrays, read_text
 from rarefy.measure.compare import compare
 from rarefy.measure.speed import median, race
-from rarefy.measure.workers import Asked
 from rarefy.opening import open_model
 
 HERE = Path(__file__).resolve().parent

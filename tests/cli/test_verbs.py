@@ -23,6 +23,23 @@ def test_generate_samples_by_seed(packed: Path) -> None:
     assert one == same != other
 
 
+def test_generate_in_another_process_says_the_same(packed: Path) -> None:
+    here, there = (rarefy("generate", model, "if x:", "--tokens", 5) for model in (packed, f"{packed}@transformers"))
+    assert (there.status, there.out) == (0, here.out)
+    said = rarefy("generate", f"{packed}@transformers", "if x:", "--sample")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("error: ") and "--sample and --packed are Rarefy's" in said.err
+
+
+def test_generate_in_onnx_runtime(llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert rarefy("export", llama, tmp_path / "onnx", "--to", "onnx").status == 0
+    here, there = (rarefy("generate", model, "if x:", "--tokens", 5) for model in (llama, tmp_path / "onnx"))
+    assert here.status == 0 and here.out
+    assert (there.status, there.out) == (0, here.out), there.err
+
+
 def test_generate_needs_a_language_model(packed_mlp: Path) -> None:
     said = rarefy("generate", f"cli_nets:mlp@{packed_mlp}", "hello")
     assert said.status == 2

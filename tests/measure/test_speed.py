@@ -13,10 +13,10 @@ import pytest
 from scipy.stats import binom
 
 from rarefy.engines.contenders import ENGINES, Contender, Engine
+from rarefy.engines.workers import Asked, Turn, Worker
 from rarefy.errors import RarefyError, UsageError
 from rarefy.measure import speed
 from rarefy.measure.speed import figures, median, race
-from rarefy.measure.workers import Asked, Turn, Worker
 
 MB = 10**6
 

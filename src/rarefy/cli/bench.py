@@ -69,8 +69,8 @@ def bench(
     """
     from rarefy.cli.session import session
     from rarefy.engines.contenders import contender
+    from rarefy.engines.workers import Asked
     from rarefy.measure.speed import race
-    from rarefy.measure.workers import Asked
     from rarefy.report.benched import Benched
     from rarefy.report.console import note, print_json, show
     from rarefy.report.progress import showing

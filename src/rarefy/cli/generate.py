@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
-from rarefy.cli.options import Device, DType, Precision, Seed, Source, Threads, examples
+from rarefy.cli.options import HARDWARE, Device, DType, Precision, Seed, Threads, examples
+from rarefy.errors import UsageError
 
 EXAMPLES = examples(
     'rarefy generate out "Once upon a time"',
     'rarefy generate out "The capital of France" --tokens 20 --sample',
+    'rarefy generate gguf@llama.cpp "Once upon a time" --python LLAMA_ENV/bin/python',
 )
 
 
 def generate(
-    model: Source,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A directory, a .gguf, or an artifact, restored by Rarefy. @ENGINE behind it (transformers, packed, "
+            "onnx, llama.cpp) runs it there; folders that only such an engine opens run there anyway.",
+            show_default=False,
+        ),
+    ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to go on from.", show_default=False)],
     tokens: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many new tokens.")] = 64,
     sample: Annotated[
@@ -25,6 +35,15 @@ def generate(
     packed: Annotated[
         bool, typer.Option("--packed", metavar="", help="Keep an artifact's weights at 4 or 8 bits in memory.")
     ] = False,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The interpreter of an environment that has the engine, where this one has not. Repeatable.",
+            rich_help_panel=HARDWARE,
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float32,
@@ -32,10 +51,20 @@ def generate(
 ) -> None:
     """Continue a prompt with a language model; the text goes to stdout as it comes, without the prompt."""
     from rarefy.cli.session import dtype_of, opened, session
+    from rarefy.engines.contenders import contender, interpreter
     from rarefy.engines.generate import generate as continued
+    from rarefy.engines.generate import written
     from rarefy.plan.data import tokenizer_of
     from rarefy.report.progress import showing
 
+    each = contender(model, dtype.value)
+    if each.chosen or (each.engine != "transformers" and not model.endswith(".gguf")):
+        if sample or packed:
+            raise UsageError(f"{model} is run by its engine", "--sample and --packed are Rarefy's", "leave them out")
+        with session(threads, device) as count, showing() as progress, progress.task(f"running {each.engine}", 0):
+            text = written(each, interpreter(each.engine, python or []), prompt, tokens, threads=count, device=device)
+        _write(text + "\n")
+        return
     with session(threads, device):
         with showing() as progress:
             network = opened(model, progress)

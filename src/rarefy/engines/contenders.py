@@ -41,13 +41,15 @@ DTYPES: Final = ("float32", "bfloat16", "float16")
 class Contender:
     """A network in an engine.
 
-    name: as the user wrote it; source: what the engine opens; dtype: in which torch computes.
+    name: as the user wrote it; source: what the engine opens; dtype: in which torch computes; chosen: the engine is
+    the user's choice.
     """
 
     name: str
     source: str
     engine: str
     dtype: str
+    chosen: bool = False
 
 
 def contender(name: str, dtype: str = "float32") -> Contender:
@@ -61,13 +63,13 @@ def contender(name: str, dtype: str = "float32") -> Contender:
         model, engine, own = name, "", ""
     if own and (own not in DTYPES or engine != "transformers"):
         raise UsageError(f"{name} is not understood", f"{engine}:{own}", f"write @transformers:{DTYPES[1]}")
-    path = Path(model)
+    path, chosen = Path(model), bool(engine)
     if not path.exists() and not factory_in(model):
         remedy = "give a directory, a .gguf, an .onnx, or pkg.mod:factory[@weights]"
         raise UsageError(f"{model} does not exist", remedy=remedy)
     engine = engine or _by_what_it_is(path)
     ending = ENGINES[engine].file
-    return Contender(name, str(_file(path, ending, engine)) if ending else model, engine, own or dtype)
+    return Contender(name, str(_file(path, ending, engine)) if ending else model, engine, own or dtype, chosen)
 
 
 def _by_what_it_is(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarefy.engines.workers import Asked, Worker
 from rarefy.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import nn
+
+    from rarefy.engines.contenders import Contender
 
 
 def generate(
@@ -57,6 +61,42 @@ def generate(
             torch.manual_seed(seed)
         model.generate(input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer)
     return "".join(pieces)
+
+
+def written(
+    each: Contender, python: str, prompt: str, tokens: int = 64, *, threads: int = 1, device: str = "cpu"
+) -> str:
+    """What a network says after `prompt` in another engine, the likeliest tokens, up to the one that ends a text.
+
+    python: an interpreter that has the engine.
+
+    Raises UsageError when there is no tokenizer, for an empty prompt and for a network that writes nothing, and
+    RarefyError when the engine does not run the network.
+    """
+    tokenizer = _tokenizer(Path(each.source))
+    ids = list(tokenizer(prompt)["input_ids"])
+    if not ids:
+        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
+    with Worker(each, python, Asked(len(ids), tokens, threads=threads, device=device)) as worker:
+        worker.load()
+        if worker.facts["unit"] != "tokens":
+            raise UsageError(f"{each.name} writes no text", f"it is measured in {worker.facts['unit']}")
+        found = list(worker.run([ids], tokens).written)
+    end = found.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in found else None
+    # Of what comes after a prompt some tokenizers drop the first blank: decoded with it, all of it stays.
+    return str(tokenizer.decode(ids + found[:end])[len(tokenizer.decode(ids)) :])
+
+
+def _tokenizer(source: Path) -> Any:
+    """That of a directory, of the one that a file is in, or of a GGUF file itself. Raises UsageError."""
+    import transformers
+
+    folder = source if source.is_dir() else source.parent
+    within = {"gguf_file": source.name} if source.suffix == ".gguf" else {}
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, **within)
+    except Exception as error:
+        raise UsageError(f"the tokenizer of {source} cannot be loaded", str(error).splitlines()[0]) from None
 
 
 def continuations(

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from rarefy.engines.contenders import Contender, interpreter
+from rarefy.engines.workers import Asked, Turn, Worker
 from rarefy.errors import UsageError
 from rarefy.measure.memory import available
 from rarefy.measure.statistics import LEVEL
-from rarefy.measure.workers import Asked, Turn, Worker
 from rarefy.progress import Progress, Silent
 from rarefy.units import Interval
 

@@ -15,8 +15,8 @@ from rarefy.units import Interval, human
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from rarefy.engines.workers import Asked
     from rarefy.measure.speed import Race
-    from rarefy.measure.workers import Asked
 
 _CALLED = {
     "prompt": ("prompt tokens a second", 1.0),

@@ -23,6 +23,7 @@ class Llama:
             asked["source"], n_ctx=room, n_batch=room, n_threads=threads, n_threads_batch=threads, n_gpu_layers=0,
             verbose=False,
         )  # fmt: skip
+        self.written: list[int] = []
         model = self.model.model
         heads, width = llama_cpp.llama_model_n_head_kv(model), self._width(model)
         self.facts = {
@@ -38,8 +39,11 @@ class Llama:
         """As `worker.Network` has it."""
         assert ids is not None
         self.model.reset()  # or it would remember the text that it has read already
-        texts = self.model.generate(ids[0], temp=0.0)
-        return [time.perf_counter() for _ in islice(texts, new)]
+        self.written, known = [], []
+        for token in islice(self.model.generate(ids[0], temp=0.0), new):
+            known.append(time.perf_counter())
+            self.written.append(token)
+        return known
 
     def _width(self, model: Any) -> int:
         said = self.model.metadata

@@ -45,11 +45,13 @@ class Onnx:
             "touched": asked["touched"] if self.past else None,
             "kept": sum(self._empty(name, 1, 1).nbytes for name in self.past),
         }
+        self.written: list[int] = []
         if not tokens:
             self.x = {name: self._examples(name, asked) for name in self.inputs}
 
     def run(self, ids: list[list[int]] | None, new: int) -> list[float]:
         """As `worker.Network` has it."""
+        self.written = []
         if ids is None:
             self.session.run(None, self.x)
             return [time.perf_counter()]
@@ -71,6 +73,7 @@ class Onnx:
             done += tokens.shape[1]
             tokens = found["logits"].numpy()[:, -1].argmax(-1)[:, None]
             known.append(time.perf_counter())
+            self.written.append(int(tokens[0, 0]))
             state = {name: found[name.replace("past_key_values.", "present.")] for name in self.past}
         return known
 

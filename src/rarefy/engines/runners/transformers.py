@@ -21,6 +21,7 @@ class Torch:
 
     def __init__(self, module: Any, asked: dict[str, Any], mode: str) -> None:
         self.module, self.device = module.eval(), torch.device(asked["device"])
+        self.written: list[int] = []
         config = getattr(module, "config", None)
         reads_tokens = getattr(module, "main_input_name", "") == "input_ids"
         writes = reads_tokens and module.can_generate()
@@ -41,6 +42,7 @@ class Torch:
 
     def run(self, ids: list[list[int]] | None, new: int) -> list[float]:
         """As `worker.Network` has it; tokens through `generate`, as anybody would."""
+        self.written = []
         known: list[float] = []
 
         def note(*_: Any, **__: Any) -> torch.Tensor:
@@ -57,7 +59,8 @@ class Torch:
                 self.module(input_ids=tokens, attention_mask=mask)
                 return [self._now()]
             stops = transformers.StoppingCriteriaList([note])
-            self.module.generate(tokens, attention_mask=mask, max_new_tokens=new, stopping_criteria=stops)
+            made = self.module.generate(tokens, attention_mask=mask, max_new_tokens=new, stopping_criteria=stops)
+            self.written = made[0, tokens.shape[1] :].tolist()
         return known
 
     def _now(self) -> float:

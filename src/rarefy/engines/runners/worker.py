@@ -24,9 +24,11 @@ class Network(Protocol):
     facts: `unit`, what it is asked for by (tokens, sentences, examples); `mode`, how it is held, in words;
         `vocabulary` and `positions`, tokens that it knows and reads at most; `touched`, bytes of weights that one more
         token reads; `kept`, bytes of keys and values that a token leaves. None where that cannot be known.
+    written: tokens that the last run wrote after the first of its texts.
     """
 
     facts: dict[str, Any]
+    written: list[int]
 
     def run(self, ids: list[list[int]] | None, new: int) -> list[float]:
         """Once, from the start: when each of `new` tokens after `ids` was known, or the one answer, by `perf_counter`.
@@ -83,7 +85,7 @@ def main(engine: str, words: str) -> None:
             request = json.loads(line)
             began = time.perf_counter()
             known = [at - began for at in network.run(request["ids"], request["new"])]
-            answer(known=known, resident=resident() - before, peak=_status("VmHWM") - before)
+            answer(known=known, written=network.written, resident=resident() - before, peak=_status("VmHWM") - before)
     except Exception as error:
         # Rarefy's own errors say all in their text.
         own = getattr(error, "what", None) is not None

@@ -41,12 +41,13 @@ class Turn:
     """One run of a network.
 
     known: seconds after which each token was known, or the one answer. resident, peak: bytes in memory after it, and
-    at most since loading began, both above those of the engine's imports.
+    at most since loading began, both above those of the engine's imports. written: tokens, of the first text.
     """
 
     known: tuple[float, ...]
     resident: int
     peak: int
+    written: tuple[int, ...] = ()
 
 
 class Worker:
@@ -83,7 +84,7 @@ class Worker:
     def run(self, ids: list[list[int]] | None, new: int) -> Turn:
         """Run it once, from the start."""
         found = self._asked({"ids": ids, "new": new})
-        return Turn(tuple(found["known"]), found["resident"], found["peak"])
+        return Turn(tuple(found["known"]), found["resident"], found["peak"], tuple(found["written"]))
 
     def __enter__(self) -> Worker:
         return self
