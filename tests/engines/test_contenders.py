@@ -49,7 +49,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_named(name: str, source: str, engine: str) -> None:
-    assert contender(name) == Contender(name, source, engine, "float32")
+    chosen = name.endswith(("@packed", "@llama.cpp"))
+    assert contender(name) == Contender(name, source, engine, "float32", chosen)
 
 
 @pytest.mark.usefixtures("here")

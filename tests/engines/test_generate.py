@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
@@ -12,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rarefy.engines.generate import continuations, generate
+from rarefy.engines.contenders import ENGINES, Contender, Engine
+from rarefy.engines.generate import continuations, generate, written
 from rarefy.errors import UsageError
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -111,3 +115,24 @@ def test_wrong_uses(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast)
         for run in (generate, lambda *words: continuations(*words, 4)):
             with pytest.raises(UsageError, match="cannot generate text"):
                 run(module, tokenizer, ["w1"])
+
+
+ENGINE = """
+def load(asked):
+    class Network:
+        facts = {"unit": asked["dtype"]}
+        def text(self, prompt, new):
+            return f"{prompt} {asked['prompt']} {new}"
+    return Network()
+"""
+
+
+def test_an_engine_that_tokenizes_reads_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(ENGINE)
+    monkeypatch.setitem(ENGINES, "mine", Engine("mine", "mine", str(tmp_path / "mine.py"), tokenizes=True))
+    # Room for a token a byte, and the one that begins a text.
+    assert written(Contender("net", "net", "mine", "tokens"), sys.executable, "né", 4) == "né 4 4"
+    with pytest.raises(UsageError, match="net writes no text: it is measured in sentences"):
+        written(Contender("net", "net", "mine", "sentences"), sys.executable, "one", 4)
+    with pytest.raises(UsageError, match="the prompt has no tokens"):
+        written(Contender("net", "net", "mine", "tokens"), sys.executable, "", 4)

@@ -143,7 +143,10 @@ def load(asked):
                 os._exit(3)
             if asked["source"] == "crashes": os.kill(os.getpid(), 9)
             self.held = bytearray(os.urandom(30_000_000))
+            self.written = [5] * new
             return [time.perf_counter() + 60 * i for i in range(new)]
+        def text(self, prompt, new):
+            return prompt[::-1] * new
     return Network()
 """
 
@@ -165,6 +168,8 @@ def test_a_process_of_its_own() -> None:
         assert each.facts["said"] == 5
         assert each.facts["seconds"] < 60
         turn = each.run([[1]], 3)
+        assert each.text("ab", 2) == "baba"
+    assert turn.written == (5, 5, 5)
     np.testing.assert_allclose(np.diff(turn.known), 60, atol=1)
     assert 0 <= turn.known[0] < 60
     assert 29 * MB < turn.resident < 60 * MB

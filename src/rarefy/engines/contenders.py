@@ -19,19 +19,21 @@ RUNNERS = Path(__file__).parent / "runners"
 @dataclass(frozen=True)
 class Engine:
     """Who runs networks. package, module: what pip and Python call it; runner: its file in `runners`; file: ending of
-    the one file that it opens, "" where it opens whatever Rarefy or transformers does."""
+    the one file that it opens, "" where it opens whatever Rarefy or transformers does; tokenizes: its files have a
+    tokenizer, and it reads text."""
 
     package: str
     module: str
     runner: str
     file: str = ""
+    tokenizes: bool = False
 
 
 ENGINES: Final = {
     "transformers": Engine("transformers", "transformers", "transformers.py"),
     "packed": Engine("transformers", "transformers", "packed.py"),
     "onnx": Engine("onnxruntime", "onnxruntime", "onnx.py", ".onnx"),
-    "llama.cpp": Engine("llama-cpp-python", "llama_cpp", "llama_cpp.py", ".gguf"),
+    "llama.cpp": Engine("llama-cpp-python", "llama_cpp", "llama_cpp.py", ".gguf", tokenizes=True),
 }
 
 DTYPES: Final = ("float32", "bfloat16", "float16")

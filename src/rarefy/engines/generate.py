@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarefy.engines.contenders import ENGINES
 from rarefy.engines.workers import Asked, Worker
 from rarefy.errors import UsageError
 
@@ -73,14 +74,18 @@ def written(
     Raises UsageError when there is no tokenizer, for an empty prompt and for a network that writes nothing, and
     RarefyError when the engine does not run the network.
     """
-    tokenizer = _tokenizer(Path(each.source))
-    ids = list(tokenizer(prompt)["input_ids"])
-    if not ids:
+    if not prompt:
         raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
-    with Worker(each, python, Asked(len(ids), tokens, threads=threads, device=device)) as worker:
+    # Text of its own is room enough for what an engine makes of it: no token is less than a byte.
+    tokenizer = None if ENGINES[each.engine].tokenizes else _tokenizer(Path(each.source))
+    ids = [] if tokenizer is None else list(tokenizer(prompt)["input_ids"])
+    room = 1 + len(prompt.encode()) if tokenizer is None else len(ids)
+    with Worker(each, python, Asked(room, tokens, repeat=1, threads=threads, device=device)) as worker:
         worker.load()
         if worker.facts["unit"] != "tokens":
             raise UsageError(f"{each.name} writes no text", f"it is measured in {worker.facts['unit']}")
+        if tokenizer is None:
+            return worker.text(prompt, tokens)
         found = list(worker.run([ids], tokens).written)
     end = found.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in found else None
     # Of what comes after a prompt some tokenizers drop the first blank: decoded with it, all of it stays.
@@ -88,13 +93,12 @@ def written(
 
 
 def _tokenizer(source: Path) -> Any:
-    """That of a directory, of the one that a file is in, or of a GGUF file itself. Raises UsageError."""
+    """That of a directory, or of the one that a file is in. Raises UsageError."""
     import transformers
 
     folder = source if source.is_dir() else source.parent
-    within = {"gguf_file": source.name} if source.suffix == ".gguf" else {}
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, **within)
+        return transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise UsageError(f"the tokenizer of {source} cannot be loaded", str(error).splitlines()[0]) from None
 

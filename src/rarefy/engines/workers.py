@@ -63,7 +63,8 @@ class Worker:
         words = asdict(asked) | {
             "source": contender.source,
             "dtype": contender.dtype,
-            "touched": touched(contender.source) if engine.file else None,
+            # Seconds for a GGUF: not where one run is asked for, which makes no figures.
+            "touched": touched(contender.source) if engine.file and asked.repeat > 1 else None,
         }
         self.contender = contender
         # A file, since a pipe that nobody reads fills; it closes with the process.
@@ -85,6 +86,10 @@ class Worker:
         """Run it once, from the start."""
         found = self._asked({"ids": ids, "new": new})
         return Turn(tuple(found["known"]), found["resident"], found["peak"], tuple(found["written"]))
+
+    def text(self, prompt: str, new: int) -> str:
+        """What an engine that tokenizes writes after a prompt, `new` tokens at most."""
+        return str(self._asked({"text": prompt, "new": new})["text"])
 
     def __enter__(self) -> Worker:
         return self

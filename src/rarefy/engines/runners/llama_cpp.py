@@ -45,6 +45,14 @@ class Llama:
             self.written.append(token)
         return known
 
+    def text(self, prompt: str, new: int) -> str:
+        """As `worker.Network` has it."""
+        ids = self.model.tokenize(prompt.encode(), special=True)
+        self.run([ids], new)
+        ends = [i for i, token in enumerate(self.written) if token == self.model.token_eos()]
+        found: bytes = self.model.detokenize(self.written[: ends[0] if ends else None], prev_tokens=ids)
+        return found.decode(errors="replace")
+
     def _width(self, model: Any) -> int:
         said = self.model.metadata
         width = said.get(f"{said.get('general.architecture')}.attention.key_length")

@@ -36,6 +36,9 @@ class Network(Protocol):
         ids: (batch, length); None for networks that read arrays, which have their batch from loading.
         """
 
+    def text(self, prompt: str, new: int) -> str:
+        """What comes after a prompt, `new` tokens at most; of engines that tokenize."""
+
 
 def resident() -> int:
     """Bytes of this process in memory."""
@@ -83,6 +86,9 @@ def main(engine: str, words: str) -> None:
         answer(**network.facts, seconds=time.perf_counter() - began)
         for line in sys.stdin:
             request = json.loads(line)
+            if "text" in request:
+                answer(text=network.text(request["text"], request["new"]))
+                continue
             began = time.perf_counter()
             known = [at - began for at in network.run(request["ids"], request["new"])]
             answer(known=known, written=network.written, resident=resident() - before, peak=_status("VmHWM") - before)
