@@ -190,17 +190,14 @@ def _rounded(
     q = np.empty((w.shape[1], w.shape[0]), np.int32)
     kept = None if keep is None else np.ascontiguousarray(keep.T)
 
-    def of(part: slice, array: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if array is None else array[part]
-
     def round_block(
         start: int, rest: NDArray[np.float32], within: NDArray[np.float32], reciprocal: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         part = slice(start, start + len(within))
         errors = np.empty((len(within), len(w)), np.float32)
         _kernels.round_block(
-            rest[: len(within)], within, reciprocal, scales, steps[part], points, of(part, kept), q[part], errors,
-            of(part, left),
+            rest[: len(within)], within, reciprocal, scales, steps[part], points,
+            None if kept is None else kept[part], q[part], errors, None if left is None else left[part],
         )  # fmt: skip
         return errors
 
