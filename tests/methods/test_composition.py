@@ -123,7 +123,7 @@ def test_the_tied_embedding_is_coded_when_it_is_named() -> None:
 class Seen(Entropy):
     """Leaves of a site what share of it was zero."""
 
-    def forecast(self, site) -> dict[str, float]:
+    def forecast(self, site, g, u) -> dict[str, float]:
         return {"weights": site.weight().size, "zeros": float((site.weight() == 0).mean())}
 
 
