@@ -112,3 +112,14 @@ def test_far_integers_must_be_far_and_as_many_as_announced() -> None:
         Separable.read(code.shape, code.node(), Streams(code, far=near))
     with pytest.raises(FormatError, match="number of far"):
         Separable.read(code.shape, code.node(), Streams(code, values=np.array([5, 1, 128], np.uint8)))
+
+
+def test_what_holds_the_same_is_seen_without_restoring() -> None:
+    q, rows, columns = np.arange(-6, 6, dtype=np.int32).reshape(3, 4), np.zeros(3, np.int16), np.zeros(4, np.int16)
+    one = Separable(q, rows, columns, shape=(3, 4))
+    assert one.holds_as(Separable(q.copy(), rows, columns, shape=(3, 4)))
+    assert not one.holds_as(Separable(q, rows, columns, shape=(4, 3)))
+    assert not one.holds_as(Separable(q + 1, rows, columns, shape=(3, 4)))
+    assert not one.holds_as(Separable(q, rows + 1, columns, shape=(3, 4)))
+    assert not one.holds_as(Separable(q, rows, columns + 1, shape=(3, 4)))
+    assert not one.holds_as(Separable(q, rows, columns, np.array([0.5, 2, 3], np.float32), shape=(3, 4)))

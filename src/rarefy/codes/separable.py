@@ -78,6 +78,16 @@ class Separable(Code):
         points = np.arange(1, POINTS + 1, dtype=np.float32) if points is None else points
         self.points = Dense.of(points, "BF16")
 
+    def holds_as(self, other: Separable) -> bool:
+        """Whether both hold the same integers on the same grid: seen without restoring either."""
+        pairs = (
+            (self.q, other.q),
+            (self.rows, other.rows),
+            (self.columns, other.columns),
+            (self.points.decode(), other.points.decode()),
+        )
+        return self.shape == other.shape and all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
     def rebuild(self, free: Mapping[str, Array]) -> Array:
         levels, points = np.where(np.abs(self.q) > POINTS, self.q, 0).astype(np.float32), free["points"]
         if not isinstance(points, np.ndarray):

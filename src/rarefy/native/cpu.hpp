@@ -12,6 +12,12 @@
 #else
 #define RAREFY_X86 0
 #endif
+// Into functions of several targets, each of which then decides the vector width.
+#if defined(__GNUC__) || defined(__clang__)
+#define RAREFY_INLINE inline __attribute__((always_inline))
+#else
+#define RAREFY_INLINE inline
+#endif
 
 namespace rarefy {
 

@@ -45,13 +45,6 @@ void escape_given(Lost lost, const uint8_t* symbols, const uint8_t* given, size_
 
 namespace {
 
-#if defined(__GNUC__) || defined(__clang__)
-#define RAREFY_INLINE inline __attribute__((always_inline))
-#else
-#define RAREFY_INLINE inline
-#endif
-
-// Inlined into each path below, whose target then decides the vector width.
 RAREFY_INLINE void rows(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
   const size_t groups = (shape.columns + shape.group - 1) / shape.group;
   for (size_t r = 0; r < shape.rows; ++r)

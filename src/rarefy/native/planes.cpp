@@ -8,12 +8,6 @@
 namespace rarefy {
 namespace {
 
-#if defined(__GNUC__) || defined(__clang__)
-#define RAREFY_INLINE inline __attribute__((always_inline))
-#else
-#define RAREFY_INLINE inline
-#endif
-
 constexpr size_t kPart = 1024;
 
 // Files are little-endian, and so are nearly all machines.

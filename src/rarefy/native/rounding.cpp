@@ -8,12 +8,6 @@ namespace rarefy {
 
 namespace {
 
-#if defined(__GNUC__) || defined(__clang__)
-#define RAREFY_INLINE inline __attribute__((always_inline))
-#else
-#define RAREFY_INLINE inline
-#endif
-
 // Rows do not know each other: so many at a time, that the errors of a block of them stay in the nearest cache.
 constexpr size_t kRows = 64;
 
@@ -23,7 +17,6 @@ struct Sides {
   float* left;
 };
 
-// Inlined into each path below, whose target then decides the vector width.
 RAREFY_INLINE void strip(Block shape, size_t first, size_t count, float* weights, const float* within,
                          const float* reciprocal, Grid grid, Sides out, float* errors) {
   float column[kRows], level[kRows], value[kRows];

@@ -182,10 +182,11 @@ class _Foresight:
         is_turned = g.shape != (len(w), 1)
         values = np.ascontiguousarray(w.T) if is_turned else w
         made = self.method.noise(values, g.reshape(-1), u, step)
-        made = made.T if is_turned else made
+        made = np.ascontiguousarray(made.T) if is_turned else made
         if support is not None:
-            made = made * support.reshape(w.shape)
-        return Dense.of((w + made).reshape(code.shape))
+            made *= support.reshape(w.shape)
+        made += w  # in place: of an embedding each copy counts
+        return Dense.of(made.reshape(code.shape))
 
     def sized(self, why: str) -> Foreseen:
         """Where the recipe's own budget leads. why: the divergence is not predicted, or ""."""

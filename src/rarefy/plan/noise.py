@@ -93,7 +93,8 @@ class _Twins(Passes):
         """The mean over all laws; logits of one micro-batch at a time."""
         import torch
 
-        clean, noisy = self._tensors(last), self._tensors(last, self.noisy)
+        noisy = self._tensors(last, self.noisy)  # first, since making it takes more than holding it
+        clean = self._tensors(last)
         total, laws = 0.0, 0
         for j in range(len(self.batches)):
             ours = self.law.read(self._run(last, clean, j))
