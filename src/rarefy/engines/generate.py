@@ -74,11 +74,11 @@ def written(
     Raises UsageError when there is no tokenizer, for an empty prompt and for a network that writes nothing, and
     RarefyError when the engine does not run the network.
     """
-    if not prompt:
-        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
     # Text of its own is room enough for what an engine makes of it: no token is less than a byte.
     tokenizer = None if ENGINES[each.engine].tokenizes else _tokenizer(Path(each.source))
     ids = [] if tokenizer is None else list(tokenizer(prompt)["input_ids"])
+    if not (prompt if tokenizer is None else ids):
+        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
     room = 1 + len(prompt.encode()) if tokenizer is None else len(ids)
     with Worker(each, python, Asked(room, tokens, repeat=1, threads=threads, device=device)) as worker:
         worker.load()
