@@ -40,15 +40,26 @@ def test_inverse_factor_in_place_is_the_plain_one(n: int, overwrite: bool) -> No
     assert overwrite or np.array_equal(s, before)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 131])
+def test_a_damped_factor_is_the_factor_of_the_damped(n: int) -> None:
+    s = correlated(n)
+    u = linalg.damped_factor(s.copy(), 0.01)
+    assert u.dtype == np.float32 and u.shape == (n, n) and u.flags.writeable
+    assert np.array_equal(u, linalg.inverse_factor(linalg.damped(s, 0.01)).astype(np.float32))
+
+
 def test_factoring_takes_no_second_copy() -> None:
     s = correlated(600)
     linalg.inverse_factor(s)  # imports
     tracemalloc.start()
     try:
-        u = linalg.inverse_factor(linalg.damped(s, 0.01), overwrite=True).astype(np.float32)
-        assert tracemalloc.get_traced_memory()[1] < 1.2 * u.nbytes
-        _, total = linalg.combined([(np.ones(3, np.float32), u)])
-        assert tracemalloc.get_traced_memory()[1] < 1.2 * (u.nbytes + total.nbytes)
+        _, total = linalg.combined([(np.ones(3, np.float32), s.astype(np.float32))])
+        whole = total.nbytes
+        u = linalg.damped_factor(total, 0.01)
+        del total
+        now, most = tracemalloc.get_traced_memory()
+        assert most < 1.55 * whole  # S itself in float32 beside it
+        assert now < 1.05 * u.nbytes == 1.05 * whole / 2
     finally:
         tracemalloc.stop()
 

@@ -55,12 +55,12 @@ class Moment:
 
     def factor(self, damping: float, order: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """U of `maths.linalg.inverse_factor` for the damped S, its rows and columns in `order`; computed once."""
-        from rarefy.maths.linalg import damped, inverse_factor
+        from rarefy.maths.linalg import damped_factor
 
         key = (damping, None if order is None else order.tobytes())
         if key not in self._factors:
             s = (self.s if order is None else self.s[np.ix_(order, order)]).astype(np.float64)
-            self._factors[key] = inverse_factor(damped(s, damping), overwrite=True).astype(np.float32)
+            self._factors[key] = damped_factor(s, damping)
         return self._factors[key]
 
     def finite(self) -> bool:

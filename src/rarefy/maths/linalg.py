@@ -20,7 +20,7 @@ def inverse_factor(s: NDArray[np.float64], *, overwrite: bool = False) -> NDArra
     """Upper triangular U with S^-1 = U^T U, for a positive definite S (n, n).
 
     From the reversed Cholesky factor S = R R^T with R upper: U = R^-1, which needs no explicit inverse of S.
-    overwrite: leave U where S (contiguous) was; else in a copy. No more memory is taken.
+    overwrite: leave U where S (contiguous) was, both axes turned around; else in a copy. No more memory is taken.
     Raises RarefyError when S is not positive definite.
     """
     from scipy.linalg.lapack import dpotrf, dtrtri
@@ -38,6 +38,21 @@ def inverse_factor(s: NDArray[np.float64], *, overwrite: bool = False) -> NDArra
         raise RarefyError("a second moment is not positive definite", remedy="raise the damping")
     made: NDArray[np.float64] = upper.T[::-1, ::-1]
     return made
+
+
+def damped_factor(s: NDArray[np.float64], damping: float) -> NDArray[np.float32]:
+    """U of `inverse_factor` for the damped S, in float32.
+
+    s (n, n), contiguous and the owner of its memory, is spent: U has half of that, and the rest is given back.
+    """
+    n = len(s)
+    inverse_factor(damped(s, damping), overwrite=True)
+    _reverse(s)
+    single = s.reshape(-1).view(np.float32)
+    for i, row in enumerate(s):  # a row's place has been read by then
+        single[i * n : (i + 1) * n] = row.astype(np.float32)
+    s.resize((n * n + 1) // 2, refcheck=False)  # no view of it is used again
+    return s.view(np.float32)[: n * n].reshape(n, n)
 
 
 def _reverse(s: NDArray[np.float64]) -> None:

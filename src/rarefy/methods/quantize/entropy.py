@@ -13,7 +13,7 @@ from rarefy.codes.sparse import supported
 from rarefy.errors import UsageError
 from rarefy.evidence import Curvature
 from rarefy.maths.curves import Curve, root
-from rarefy.maths.linalg import combined, damped, inverse_factor, product
+from rarefy.maths.linalg import combined, damped_factor, product
 from rarefy.maths.rounding import BLOCK, round_blocks
 from rarefy.method import Budgeted, setting
 from rarefy.native import _kernels
@@ -82,8 +82,7 @@ class Entropy(Budgeted):
     def metric(self, site: Site) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """g (out,), about 1, and U (in, in), which has the scale of both."""
         g, s = combined([(use.rows, use.moment.s) for use in site.statistics[Curvature()]])
-        u = inverse_factor(damped(s, self.damping), overwrite=True).astype(np.float32)
-        return np.maximum(g, np.float32(LEAST)), u
+        return np.maximum(g, np.float32(LEAST)), damped_factor(s, self.damping)
 
     def forecast(self, site: Site, g: NDArray[np.float32], u: NDArray[np.float32]) -> dict[str, Any]:
         """Bits of a site at several steps, from a sample of its rows, which do not know each other."""
