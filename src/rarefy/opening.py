@@ -82,8 +82,9 @@ def _directory(path: Path) -> Model:
 
 
 def _dense(skeleton: Skeleton, tensors: TensorDirectory, source: str) -> Model:
-    dtypes = {name: entry.dtype for name, entry in tensors.entries.items()}
-    return Model.of(skeleton, tensors.codes(), dtypes, source)
+    codes = tensors.codes()
+    codes |= dense_codes(skeleton.counters(codes))
+    return Model.of(skeleton, codes, {key: code.dtype.name for key, code in codes.items()}, source)
 
 
 def _gguf(path: Path) -> Model:

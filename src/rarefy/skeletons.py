@@ -22,7 +22,7 @@ from rarefy.files import config as configs
 from rarefy.files.atomic import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -101,13 +101,8 @@ class Skeleton(ABC):
 
     def names(self, keys: Iterable[str]) -> dict[str, str]:
         """File keys -> module names, for the keys that the module has. Raises FormatError when it needs others."""
-        keys = list(keys)
         wanted = set(self.empty.state_dict(keep_vars=True))
-        found = {}
-        for key in keys:
-            name = next((n for n in self._spellings(key) if n in wanted), None)
-            if name is not None:
-                found[key] = name
+        found = self._found(keys, wanted)
         have = set(found.values())
         have |= {alias for alias, owner in self.ties.items() if owner in have}
         have |= {owner for alias, owner in self.ties.items() if alias in have}
@@ -119,6 +114,18 @@ class Skeleton(ABC):
                 remedy="check that the weights belong to this config or factory",
             )
         return found
+
+    def counters(self, keys: Iterable[str]) -> dict[str, torch.Tensor]:
+        """By module name, the counts of batches that these keys lack: zero, as PyTorch takes them where a file is older
+        than they are. No output depends on them."""
+        state = {k: v for k, v in self.empty.state_dict().items() if k.endswith("num_batches_tracked")}
+        have = set(self._found(keys, state).values()) if state else set()
+        return {name: tensor for name, tensor in state.items() if name not in have}
+
+    def _found(self, keys: Iterable[str], wanted: Container[str]) -> dict[str, str]:
+        """File keys -> module names, for keys that are called one of those."""
+        spelled = {key: next((name for name in self._spellings(key) if name in wanted), None) for key in keys}
+        return {key: name for key, name in spelled.items() if name is not None}
 
     def _spellings(self, key: str) -> Iterator[str]:
         """What the module may call the tensor that a file calls `key`, the likeliest first."""
