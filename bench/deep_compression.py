@@ -39,10 +39,11 @@ SEEDS = {"lenet300": 5, "lenet5": 5, "resnet20": 1}
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe, as on the command line, and what its streams are written with."""
+    """A recipe, as on the command line, what its streams are written with, and the type it is trained in."""
 
     methods: tuple[str, ...]
     coder: str = "archive"
+    dtype: str = "float32"
 
 
 def rounds(pruned: list[dict[str, float]], shared: dict[str, int], epochs: list[float], learn: str) -> tuple[str, ...]:
@@ -58,9 +59,9 @@ def rounds(pruned: list[dict[str, float]], shared: dict[str, int], epochs: list[
     return (*words, f"recover.retrain:epochs={epochs[-1]},{learn}")
 
 
-def learned(size: int, epochs: int) -> str:
+def learned(size: int, epochs: int, follow: str = "soft=0,augment=shift") -> str:
     """Everything at once, under a price that keeps the size: the file comes out smaller, since its coders do better."""
-    return f"quantize.entropy_aware:size={size},epochs={epochs},rate=0.0015,soft=0,augment=shift"
+    return f"quantize.entropy_aware:size={size},epochs={epochs},rate=0.0015,{follow}"
 
 
 ROWS: dict[str, dict[str, Row]] = {
@@ -110,7 +111,9 @@ ROWS: dict[str, dict[str, Row]] = {
                 "rate=0.01,soft=0.5,augment=crop",
             ),
             "huffman",
+            "bfloat16",
         ),
+        "quantize.entropy_aware, 45 KB": Row((learned(45_000, 20, "soft=0.5,augment=crop"),), dtype="bfloat16"),
     },
 }
 
@@ -167,7 +170,7 @@ def data(network: str, part: str, cache: Path) -> Path:
 
 def place(network: str, row: Row, seed: int, cache: Path) -> Path:
     """Where the artifact of a recipe stands."""
-    digest = hashlib.sha256(repr((row.methods, row.coder, seed)).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(repr((row, seed)).encode()).hexdigest()[:10]
     return cache / "deep-compression" / f"{network}-{digest}"
 
 
@@ -186,7 +189,7 @@ def made(network: str, row: Row, seed: int, cache: Path) -> tuple[Path, dict[str
         with showing() as progress:
             result = rarefy.compress(
                 source(network, cache), out, row.methods, coder=row.coder, data=[train], seed=seed, threads=1,
-                progress=progress,
+                dtype=row.dtype, progress=progress,
             )  # fmt: skip
         ratio = 4 * result.weights / result.bytes
         return {"bytes": result.bytes, "ratio": ratio, "processor_s": round(result.cpu_seconds)}
@@ -250,7 +253,7 @@ def report(cache: Path) -> dict[str, Any]:
         seeds = [seed for seed in range(SEEDS[network]) if beside(place(network, row, seed, cache), "test").exists()]
         runs = [stage(network, row, seed, "test", cache) for seed in seeds]
         if runs:
-            said = {"methods": list(row.methods), "coder": row.coder}
+            said = {"methods": list(row.methods), "coder": row.coder, "dtype": row.dtype}
             rows[network][name] = {**said, "summary": summary(runs), "runs": runs}
         if len(runs) < SEEDS[network]:
             missing.append(f"{network}/{name}, {SEEDS[network] - len(runs)} of {SEEDS[network]} seeds")
@@ -267,13 +270,14 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*", default=["*"], help="NETWORK/ROW; with --try, methods")
     parser.add_argument("--try", dest="tried", choices=sorted(ROWS), help="measure one recipe on held-out images")
     parser.add_argument("--coder", default="archive", help="of --try")
+    parser.add_argument("--dtype", default="float32", help="of --try")
     parser.add_argument("--seed", type=int, default=0, help="of --try")
     parser.add_argument("--seeds", type=int, default=max(SEEDS.values()), help="of rows: at most so many")
     parser.add_argument("--cache", type=Path, default=networks.CACHE)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "deep_compression.json")
     asked = parser.parse_args()
     if asked.tried:
-        row = Row(tuple(asked.patterns), asked.coder)
+        row = Row(tuple(asked.patterns), asked.coder, asked.dtype)
         print(json.dumps(stage(asked.tried, row, asked.seed, "held-out", asked.cache), indent=1))
         return
     for network, name, row in every_row():
