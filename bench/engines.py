@@ -27,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Processes started here find the factories of networks.py.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parent.resolve()), os.getenv("PYTHONPATH")))
+)
 
 import numpy as np
 from transformers import AutoTokenizer
