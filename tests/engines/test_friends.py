@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfi
 from transformers import PreTrainedTokenizerFast as Fast
 
 import rarefy
+from rarefy.engines.packed_layers import PackedEmbedding, PackedLinear
+from rarefy.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,49 @@ def test_an_adapter_attaches_trains_and_comes_back(write: Write, tmp_path: Path)
     assert torch.equal(again(input_ids=ids).logits, after)
     base = again.unload()
     assert all(torch.equal(value, stored[name]) for name, value in base.state_dict().items())
+
+
+@needs_peft
+@ignored
+def test_an_adapter_learns_beside_packed_weights(write: Write, tmp_path: Path) -> None:
+    import peft
+
+    torch.manual_seed(0)
+    pair = write(LlamaForCausalLM(LlamaConfig(**SIZE)), grid=True)
+
+    def adapted(**how: Any) -> Any:
+        network = AutoModelForCausalLM.from_pretrained(pair.artifact, **how)
+        torch.manual_seed(1)
+        settings = peft.LoraConfig(
+            r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights="gaussian"
+        )
+        return peft.get_peft_model(network, settings).train()
+
+    ids = torch.arange(24).reshape(2, 12)
+    packed = adapted(quantization_config=rarefy.Packed())
+    every = [adapted(), packed, adapted(dtype=torch.bfloat16)]
+    for name, layer in packed.named_modules():
+        if isinstance(layer, PackedLinear | PackedEmbedding):
+            for each in (every[0], every[2]):
+                each.get_submodule(name).weight.data.copy_(layer.weight)
+    learned = [{n: p for n, p in each.named_parameters() if p.requires_grad} for each in every]
+    assert learned[0].keys() == learned[1].keys() and len(learned[0]) == 2 * 7 * 2
+    optimizer = torch.optim.SGD([p for each in learned for p in each.values()], lr=1.0)
+    for _ in range(2):  # the second with gradients through A too
+        optimizer.zero_grad()
+        for each in every:
+            each(input_ids=ids, labels=ids).loss.backward()
+        dense, ours, half = (torch.cat([p.grad.reshape(-1) for p in each.values()]) for each in learned)
+        assert (dense - ours).norm() <= 2 * (dense - half).norm() <= 0.5 * dense.norm()
+        optimizer.step()
+    after = packed.eval()(input_ids=ids).logits.detach()
+    packed.save_pretrained(tmp_path / "adapter")
+    network = AutoModelForCausalLM.from_pretrained(pair.artifact, quantization_config=rarefy.Packed())
+    plain = network(ids).logits
+    again = peft.PeftModel.from_pretrained(network, tmp_path / "adapter")
+    assert torch.equal(again(input_ids=ids).logits, after) and not torch.equal(plain, after)
+    with pytest.raises(UsageError, match="packed weights do not change"):
+        again.merge_and_unload()
 
 
 def sentence_encoder(folder: Path) -> Path:

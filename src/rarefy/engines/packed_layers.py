@@ -23,21 +23,32 @@ BLOCK: Final = 1024
 """Rows of a matrix restored at a time; a multiple of the kernels' own blocks."""
 
 
-class PackedLinear(nn.Module):
-    """x W' + b with W at 4 or 8 bits; float32, and any other type, is computed in bfloat16.
+class Unsaved(nn.Module):
+    """A layer of a packed network. index, columns, packed, scales: see `Levels`."""
 
-    levels: of W (out, in). columns: in. device: where it is to stay: the layout is the kernel's there.
-    """
-
-    kernel: str
-    bias: nn.Parameter | None
     index: torch.Tensor | None
     columns: torch.Tensor | None
     packed: torch.Tensor
     scales: torch.Tensor
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Nothing, for adapters: PEFT picks their tensors out of a state that has the network as base_model."""
+        if "base_model." not in prefix:
+            raise UsageError("a packed network is not saved", "its weights are in its artifact", "copy that")
+
+
+class PackedLinear(Unsaved, nn.Linear):
+    """x W' + b with W at 4 or 8 bits; float32, and any other type, is computed in bfloat16.
+
+    W does not learn and has no gradient; the input has, for adapters (Dettmers et al. 2023, "QLoRA"), which take what
+    is an nn.Linear. levels: of W (out, in). columns: in. device: where it is to stay: the layout is the kernel's there.
+    """
+
+    kernel: str
+    bias: nn.Parameter | None  # type: ignore[assignment]
+
     def __init__(self, levels: Levels, columns: int, device: str = "cpu") -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # without the dense matrix of an nn.Linear
         self.in_features, self.out_features = columns, len(levels.q)
         self.bits, self.error = levels.bits, levels.error
         self.register_parameter("bias", None)
@@ -62,13 +73,17 @@ class PackedLinear(nn.Module):
             flat = flat.index_select(1, self.index)
         if self.columns is not None:
             flat = flat * self.columns
-        y = self._few(flat) if flat.shape[0] <= AT_ONCE else self._many(flat)
+        y = self.product(flat) if not flat.requires_grad else Product.apply(flat, self)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*x.shape[:-1], -1).to(dtype)
 
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """Prepared rows of input times the matrix, bfloat16."""
+        return self._few(x) if x.shape[0] <= AT_ONCE else self._many(x)
+
     def _few(self, x: torch.Tensor) -> torch.Tensor:
-        """Prepared rows of input times the matrix, by the kernel."""
+        """The same, by the kernel."""
         raise NotImplementedError
 
     def _restored(self, start: int, stop: int) -> torch.Tensor:
@@ -82,27 +97,52 @@ class PackedLinear(nn.Module):
             y[:, start:stop] = x @ self._restored(start, stop).t()
         return y
 
+    def back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of prepared rows of input from that of `product`."""
+        x = torch.zeros((), dtype=torch.float32, device=gradient.device)
+        for start in range(0, self.out_features, BLOCK):
+            stop = min(start + BLOCK, self.out_features)
+            x = x + gradient[:, start:stop] @ self._restored(start, stop)
+        return x.to(gradient.dtype)
+
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Restored:  # type: ignore[override]
         """W (out, in) restored, bfloat16, made anew for everybody who asks."""
         w = self._restored(0, self.out_features).float()
         if self.columns is not None:
             w = w * self.columns.float()
         if self.index is not None:
             w = w.new_zeros(len(w), self.in_features).index_add_(1, self.index, w)
-        return w.to(torch.bfloat16)
+        return w.to(torch.bfloat16).as_subclass(Restored)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, kernel={self.kernel}"
 
-    def train(self, mode: bool = True) -> Self:
-        """Raises UsageError for `mode`: packed weights have no gradients."""
-        if mode:
-            raise UsageError("a packed network cannot be trained", remedy="open the artifact without packing")
-        return super().train(mode)
 
-    def _save_to_state_dict(self, *args: Any) -> NoReturn:
-        raise UsageError("a packed network is not saved", "its weights are in its artifact", "copy that")
+class Product(torch.autograd.Function):
+    """The product of a packed layer, with a gradient for its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: PackedLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.layer.back(gradient), None
+
+
+class Restored(torch.Tensor):
+    """A matrix made for whoever asks: what is written into its data, as in merging an adapter, would be lost."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def _lost(self, *_: object) -> NoReturn:
+        raise UsageError(
+            "packed weights do not change", "they are restored from their codes", "merge where nothing is packed"
+        )
+
+    data = property(_lost, _lost)
 
 
 class Packed4(PackedLinear):
@@ -169,32 +209,29 @@ class Packed8(PackedLinear):
     def _restored(self, start: int, stop: int) -> torch.Tensor:
         return self.packed[start:stop].to(torch.bfloat16) * self.scales[start:stop, None]
 
-    def rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the matrix, bfloat16 (*ids, in)."""
+
+class PackedEmbedding(Unsaved):
+    """Looks rows up in a packed matrix, whose tensors a tied head may share."""
+
+    def __init__(self, table: Packed8) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = table.out_features, table.in_features
+        for name in ("packed", "scales", "columns", "index"):
+            self.register_buffer(name, getattr(table, name), persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         flat = ids.reshape(-1)
         w = self.packed.index_select(0, flat).float() * self.scales.index_select(0, flat)[:, None]
         if self.columns is not None:
             w = w * self.columns
         if self.index is not None:
-            w = w.new_zeros(len(w), self.in_features).index_add_(1, self.index, w)
+            w = w.new_zeros(len(w), self.embedding_dim).index_add_(1, self.index, w)
         return w.to(torch.bfloat16).reshape(*ids.shape, -1)
 
-
-class PackedEmbedding(nn.Module):
-    """Looks rows up in a packed matrix, which a tied head may share."""
-
-    def __init__(self, table: Packed8) -> None:
-        super().__init__()
-        self.table = table
-        self.num_embeddings, self.embedding_dim = table.out_features, table.in_features
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.table.rows(ids)
-
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Restored:
         """The matrix restored, made anew for everybody who asks."""
-        return self.table.weight
+        return self.forward(torch.arange(self.num_embeddings, device=self.packed.device)).as_subclass(Restored)
 
 
 _INNER: Final = 32

@@ -184,8 +184,8 @@ class RarefyQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Whether what is loaded is dense."""
-        return self.packer is None
+        """True: dense weights train, and adapters beside packed ones."""
+        return True
 
 
 def register(registry: ModuleType) -> None:
