@@ -65,18 +65,25 @@ class PackedLinear(Unsaved, nn.Linear):
         kept = None if values is None else torch.as_tensor(values).to(device, dtype)
         self.register_buffer(name, kept, persistent=False)
 
+    def _held(self, name: str) -> Any:
+        """One of its tensors. Its layers are small and many: nn.Module's way to an attribute takes a tenth of each."""
+        return self._buffers[name]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dtype, flat = x.dtype, x.reshape(-1, x.shape[-1])
+        shape, dtype = x.shape, x.dtype
+        flat = x if len(shape) == 2 else x.reshape(-1, shape[-1])
         if dtype is not torch.bfloat16:
             flat = flat.to(torch.bfloat16)
-        if self.index is not None:
-            flat = flat.index_select(1, self.index)
-        if self.columns is not None:
-            flat = flat * self.columns
+        if (index := self._held("index")) is not None:
+            flat = flat.index_select(1, index)
+        if (columns := self._held("columns")) is not None:
+            flat = flat * columns
         y = self.product(flat) if not flat.requires_grad else Product.apply(flat, self)  # type: ignore[no-untyped-call]
-        if self.bias is not None:
-            y = y + self.bias
-        return y.reshape(*x.shape[:-1], -1).to(dtype)
+        if (bias := self._parameters["bias"]) is not None:
+            y = y + bias
+        if dtype is not torch.bfloat16:
+            y = y.to(dtype)
+        return y if len(shape) == 2 else y.view(*shape[:-1], self.out_features)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Prepared rows of input times the matrix, bfloat16."""
@@ -168,7 +175,7 @@ class Packed4(PackedLinear):
 
     def _few(self, x: torch.Tensor) -> torch.Tensor:
         if self.kernel == "int4pack":
-            return torch._weight_int4pack_mm_for_cpu(x, self.packed, self.group, self.scales)
+            return torch._weight_int4pack_mm_for_cpu(x, self._held("packed"), self.group, self._held("scales"))
         if self.kernel == "int4pack on CUDA":
             return torch._weight_int4pack_mm(x, self.packed, self.group, self.scales)
         return super()._many(x)
@@ -203,7 +210,7 @@ class Packed8(PackedLinear):
 
     def _few(self, x: torch.Tensor) -> torch.Tensor:
         if self.kernel == "int8pack":
-            return torch._weight_int8pack_mm(x, self.packed, self.scales)
+            return torch._weight_int8pack_mm(x, self._held("packed"), self._held("scales"))
         return self._many(x)
 
     def _restored(self, start: int, stop: int) -> torch.Tensor:
