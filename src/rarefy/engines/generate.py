@@ -41,8 +41,7 @@ def generate(
 
     _refuse_silent(module, tokenizer)
     inputs = tokenizer(prompt, return_tensors="pt", return_attention_mask=True)
-    if inputs["input_ids"].shape[-1] == 0:
-        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
+    _refuse_empty(inputs["input_ids"].shape[-1])
 
     pieces: list[str] = []
 
@@ -77,8 +76,7 @@ def written(
     # Text of its own is room enough for what an engine makes of it: no token is less than a byte.
     tokenizer = None if ENGINES[each.engine].tokenizes else _tokenizer(Path(each.source))
     ids = [] if tokenizer is None else list(tokenizer(prompt)["input_ids"])
-    if not (prompt if tokenizer is None else ids):
-        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
+    _refuse_empty(len(prompt if tokenizer is None else ids))
     room = 1 + len(prompt.encode()) if tokenizer is None else len(ids)
     with Worker(each, python, Asked(room, tokens, repeat=1, threads=threads, device=device)) as worker:
         worker.load()
@@ -90,6 +88,11 @@ def written(
     end = found.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in found else None
     # Of what comes after a prompt some tokenizers drop the first blank: decoded with it, all of it stays.
     return str(tokenizer.decode(ids + found[:end])[len(tokenizer.decode(ids)) :])
+
+
+def _refuse_empty(tokens: int) -> None:
+    if not tokens:
+        raise UsageError("cannot generate text", "the prompt has no tokens", "give at least one word")
 
 
 def _tokenizer(source: Path) -> Any:
