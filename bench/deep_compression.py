@@ -114,6 +114,9 @@ ROWS: dict[str, dict[str, Row]] = {
             "bfloat16",
         ),
         "quantize.entropy_aware, 45 KB": Row((learned(45_000, 20, "soft=0.5,augment=crop"),), dtype="bfloat16"),
+        "quantize.entropy_aware, 58 KB": Row(
+            (learned(58_000, 22, "ramp=0.4,soft=0.5,augment=crop"),), dtype="bfloat16"
+        ),
     },
 }
 
