@@ -9,7 +9,11 @@ from rendered.words import interval, megabytes, on, spread, table
 
 def deep_compression(result: dict[str, Any]) -> str:
     """Deep Compression's tables, and what goes past them."""
-    titles = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet20": "ResNet-20, batch normalization folded; 1,000 test images"}
+    titles = {
+        "lenet300": "LeNet-300-100",
+        "lenet5": "LeNet-5",
+        "resnet20": "ResNet-20, batch normalization folded; 1,000 test images",
+    }
     head = ["", "whole file", "ratio", "test error", "KL to the original, nats an image", "seeds"]
     parts = []
     for network, title in titles.items():
