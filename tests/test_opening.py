@@ -95,7 +95,7 @@ def test_extra_tensors_are_carried_along_and_no_weights(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_comes_back_in_its_values(dtype: torch.dtype, tmp_path) -> None:
     net = tiny.build("llama").to(dtype)
-    net.save_pretrained(tmp_path / "net")
+    net.save_pretrained(tmp_path)
     model = open_model(tmp_path)
     assert set(model.dtypes.values()) == {"BF16" if dtype == torch.bfloat16 else "F16"}
     full = tiny.build("llama")  # whose rotary frequencies were never rounded
@@ -147,7 +147,7 @@ def test_what_is_no_network_is_one_line(tmp_path, folder: Path) -> None:
 
 def test_tied_weights_that_both_stand_in_the_file_are_one(tmp_path) -> None:
     net = tiny.build("llama_tied")
-    net.save_pretrained(tmp_path / "net")
+    net.save_pretrained(tmp_path)
     rewrite(tmp_path, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
     model = open_model(tmp_path)
     assert "lm_head.weight" not in model.codes
@@ -159,7 +159,7 @@ def test_tied_weights_that_both_stand_in_the_file_are_one(tmp_path) -> None:
 
 def test_a_bare_encoder_opens_from_a_checkpoint_with_a_head(tmp_path) -> None:
     net = tiny.build("bert_classifier")
-    net.save_pretrained(tmp_path / "net")
+    net.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["BertModel"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = open_model(tmp_path)
