@@ -66,7 +66,7 @@ class PackedLinear(Unsaved, nn.Linear):
         self.register_buffer(name, kept, persistent=False)
 
     def _held(self, name: str) -> Any:
-        """One of its tensors. Its layers are small and many: nn.Module's way to an attribute takes a tenth of each."""
+        """One of its tensors. Such layers are many and small: nn.Module's way to an attribute takes a tenth of each."""
         return self._buffers[name]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
