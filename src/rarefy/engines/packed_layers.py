@@ -31,6 +31,14 @@ class Unsaved(nn.Module):
     packed: torch.Tensor
     scales: torch.Tensor
 
+    def _plain(self, w: torch.Tensor, width: int) -> torch.Tensor:
+        """Rows (n, width) for inputs as they are, bfloat16, from those for prepared ones (n, digits), float32."""
+        if self.columns is not None:
+            w = w * self.columns
+        if self.index is not None:
+            w = w.new_zeros(len(w), width).index_add_(1, self.index, w)
+        return w.to(torch.bfloat16)
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Nothing, for adapters: PEFT picks their tensors out of a state that has the network as base_model."""
         if "base_model." not in prefix:
@@ -66,7 +74,7 @@ class PackedLinear(Unsaved, nn.Linear):
         self.register_buffer(name, kept, persistent=False)
 
     def _held(self, name: str) -> Any:
-        """One of its tensors. Such layers are many and small: nn.Module's way to an attribute takes a tenth of each."""
+        """One of its tensors. Such layers are many and small, and nn.Module's way to an attribute is long."""
         return self._buffers[name]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,12 +123,7 @@ class PackedLinear(Unsaved, nn.Linear):
     @property
     def weight(self) -> Restored:  # type: ignore[override]
         """W (out, in) restored, bfloat16, made anew for everybody who asks."""
-        w = self._restored(0, self.out_features).float()
-        if self.columns is not None:
-            w = w * self.columns.float()
-        if self.index is not None:
-            w = w.new_zeros(len(w), self.in_features).index_add_(1, self.index, w)
-        return w.to(torch.bfloat16).as_subclass(Restored)
+        return self._plain(self._restored(0, self.out_features).float(), self.in_features).as_subclass(Restored)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, kernel={self.kernel}"
@@ -229,11 +232,7 @@ class PackedEmbedding(Unsaved):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         flat = ids.reshape(-1)
         w = self.packed.index_select(0, flat).float() * self.scales.index_select(0, flat)[:, None]
-        if self.columns is not None:
-            w = w * self.columns
-        if self.index is not None:
-            w = w.new_zeros(len(w), self.embedding_dim).index_add_(1, self.index, w)
-        return w.to(torch.bfloat16).reshape(*ids.shape, -1)
+        return self._plain(w, self.embedding_dim).reshape(*ids.shape, -1)
 
     @property
     def weight(self) -> Restored:

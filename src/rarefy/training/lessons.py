@@ -82,7 +82,7 @@ class Lessons:
         """
         device, labels = self.evidence.device, self.labels[j]
         x = self._augment(self.batches[j])
-        # Convolutions run 1.3 to 1.4 x so, forwards and back; `contiguous` would leave one channel as it is.
+        # Convolutions run faster so, forwards and back; `contiguous` would leave one channel as it is.
         x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
         z = self._read(network(x))
         return self.objective(z, self._said(j, x), None if labels is None else labels.to(device))
