@@ -14,6 +14,7 @@ torch.set_num_threads(1)  # products this small only wait for a second one
 VOCABULARY = 64
 
 TOKENS = ("llama", "llama_tied", "mistral", "qwen2", "qwen3", "smollm3", "bert", "bert_classifier", "bert_masked")
+TWO_STACKS = ("t5", "bart")
 IMAGES = ("resnet", "resnet_base", "torch_resnet")
 VECTORS = ("chain",)
 NETWORKS = (*TOKENS, *IMAGES, *VECTORS)
@@ -43,7 +44,7 @@ def build(name: str) -> nn.Module:
 
 def inputs(name: str, n: int = 6) -> np.ndarray:
     random = np.random.default_rng(7)
-    if name in TOKENS:
+    if name in (*TOKENS, *TWO_STACKS):
         return random.integers(3, VOCABULARY, (n, 12))
     shape = (n, 3, 16, 16) if name in IMAGES else (n, 20)
     return random.normal(size=shape).astype(np.float32)
@@ -113,6 +114,40 @@ def _bert() -> transformers.BertConfig:
 
 def bert() -> nn.Module:
     return transformers.BertModel(_bert())
+
+
+def t5() -> nn.Module:
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=8,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def bart() -> nn.Module:
+    sides = ("encoder", "decoder")
+    return transformers.BartForConditionalGeneration(
+        transformers.BartConfig(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            max_position_embeddings=64,
+            init_std=0.2,
+            decoder_start_token_id=1,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            **{f"{side}_layers": 2 for side in sides},
+            **{f"{side}_ffn_dim": 48 for side in sides},
+            **{f"{side}_attention_heads": 4 for side in sides},
+        )
+    )
 
 
 def bert_classifier() -> nn.Module:

@@ -76,18 +76,16 @@ GPT2 = {"vocab_size": VOCABULARY, "n_positions": 64, "n_embd": 32, "n_layer": 2,
 DISTIL = TEXT | {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
 OPT = TEXT | IDS | {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-WHISPER = IDS | {
+BART = IDS | {
     "vocab_size": VOCABULARY,
     "d_model": 32,
-    "num_mel_bins": 8,
     "decoder_start_token_id": 1,
     "init_std": 0.2,
     **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
     **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
     **{f"{side}_ffn_dim": 48 for side in ("encoder", "decoder")},
-    "max_source_positions": 12,
-    "max_target_positions": 16,
 }
+WHISPER = BART | {"num_mel_bins": 8, "max_source_positions": 12, "max_target_positions": 16}
 GROUPS = "a grouped convolution has no single second moment"
 SOUND = "Conv1d has no second moment of inputs"
 DEPTHWISE = ("0.layers.0", "1.layers.0", "1.layers.1")
@@ -123,11 +121,20 @@ ZOO = {
     "bert_masked": Member("BertForMaskedLM", TEXT | SIZE),
     "roberta": Member("RobertaForSequenceClassification", TEXT | SIZE | IDS),
     "distilbert": Member("DistilBertForSequenceClassification", DISTIL),
-    "t5": Member("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0}, 0),
+    "t5": Member("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0}, 4),
+    "bart": Member(
+        "BartForConditionalGeneration",
+        BART | {"max_position_embeddings": 64},
+        4,
+        undecided={
+            f"model.{side}.embed_positions.weight": "BartLearnedPositionalEmbedding is no plain lookup"
+            for side in ("encoder", "decoder")
+        },
+    ),
     "whisper": Member(
         "WhisperForConditionalGeneration",
         WHISPER,
-        0,
+        4,
         reads="sound",
         dense={f"model.encoder.conv{i}.weight": SOUND for i in (1, 2)},
         undecided={"model.decoder.embed_positions.weight": "WhisperPositionalEmbedding is no plain lookup"},

@@ -52,7 +52,7 @@ def plain(net: nn.Module, batch: torch.Tensor) -> dict[str, np.ndarray]:
     return {name: (x.T @ x / len(x)).numpy() for name, parts in rows.items() for x in [torch.cat(parts)]}
 
 
-@pytest.mark.parametrize("name", tiny.NETWORKS)
+@pytest.mark.parametrize("name", [*tiny.NETWORKS, *tiny.TWO_STACKS])
 def test_second_moments_are_those_of_the_whole_network(name: str, monkeypatch) -> None:
     monkeypatch.setattr("rarefy.evidence.evidence.TOKENS_PER_BATCH", 24)
     monkeypatch.setattr("rarefy.evidence.evidence.IMAGES_PER_BATCH", 4)
@@ -69,7 +69,7 @@ def test_second_moments_are_those_of_the_whole_network(name: str, monkeypatch) -
     assert {key for key, site in seen.items() if site.statistics} == set(expected) & set(seen)
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "bert", "torch_resnet", "chain"])
+@pytest.mark.parametrize("name", ["llama_tied", "bert", "t5", "torch_resnet", "chain"])
 def test_statistics_are_of_inputs_from_coded_segments(name: str) -> None:
     """Those of segment k are what the whole network gives when all segments before it are coded, and it is not."""
     model = tiny.opened(name)
@@ -148,15 +148,16 @@ def test_a_walk_begun_again_makes_the_same(dies: str) -> None:
     assert same(whole, again) and whole.history == again.history
 
 
-def test_lost_activations_are_made_again() -> None:
-    model = tiny.opened("llama")
-    whole = apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama"))
-    journal = tiny.Memory("0002")
+@pytest.mark.parametrize(("name", "dies"), [("llama", "0002"), ("t5", "0003"), ("t5", "0005")])
+def test_lost_activations_are_made_again(name: str, dies: str) -> None:
+    model = tiny.opened(name)
+    whole = apply_jointly([GPTQ(bits=3)], model, tiny.evidence(name))
+    journal = tiny.Memory(dies)
     with pytest.raises(KeyboardInterrupt):
-        apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama", journal=journal))
+        apply_jointly([GPTQ(bits=3)], model, tiny.evidence(name, journal=journal))
     journal.dies = ""
     shutil.rmtree(journal.scratch("").parent / journal.scratch("").name)
-    assert same(whole, apply_jointly([GPTQ(bits=3)], model, tiny.evidence("llama", journal=journal)))
+    assert same(whole, apply_jointly([GPTQ(bits=3)], model, tiny.evidence(name, journal=journal)))
 
 
 def same(one: Model, other: Model) -> bool:

@@ -10,7 +10,7 @@ from rarefy.families import Segments, family_of, outside
 from rarefy.families.values import NotAChain, model_inputs
 from rarefy.model import Model
 
-BLOCKS = {"resnet": 4, "resnet_base": 4, "torch_resnet": 4, "chain": 6}
+BLOCKS = {"resnet": 4, "resnet_base": 4, "torch_resnet": 4, "chain": 6, "t5": 4, "bart": 4}
 
 
 def first(output) -> torch.Tensor:
@@ -33,12 +33,12 @@ def run(model: Model, segments: Segments, given) -> torch.Tensor:
     if not segments.blocks:
         return first(segments.whole(tensors[0], given))
     value, calls = segments.head(tensors[0], given)
-    for i in range(1, len(segments) - 1):
-        value = segments.block(i, tensors[i], value, calls[i - 1])
-    return first(segments.tail(tensors[-1], given, value, check=True))
+    for i in range(1, len(segments)):
+        value = segments.run(i, tensors[i], given, value, calls, check=True)
+    return first(value)
 
 
-@pytest.mark.parametrize("name", tiny.NETWORKS)
+@pytest.mark.parametrize("name", [*tiny.NETWORKS, *tiny.TWO_STACKS])
 def test_segments_make_the_networks_output(name: str) -> None:
     net = tiny.build(name)
     model, segments, given = probed(name, net)
@@ -48,7 +48,7 @@ def test_segments_make_the_networks_output(name: str) -> None:
     torch.testing.assert_close(run(model, segments, given), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", tiny.NETWORKS)
+@pytest.mark.parametrize("name", [*tiny.NETWORKS, *tiny.TWO_STACKS])
 def test_every_tensor_and_every_site_has_its_segment(name: str) -> None:
     _model, segments, _ = probed(name, tiny.build(name))
     needed = {key for i in range(len(segments)) for key in segments.tensor_names(i)}
@@ -58,7 +58,8 @@ def test_every_tensor_and_every_site_has_its_segment(name: str) -> None:
     assert {place.parameter for place in places} | set(outside(segments.module, segments.ties)) == matrices
     assert len({place.parameter for place in places}) == len(places)
     for i, found in enumerate(segments.places()):
-        assert {place.parameter for place in found} <= set(segments.tensor_names(i))
+        names = segments.tensor_names(i)
+        assert {place.parameter for place in found} <= {segments.ties.get(name, name) for name in names}
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ def chained(model: Model, segments: Segments, given: object) -> object:
     if not segments.blocks:
         return segments.whole(tensors[0], given)
     value, calls = segments.head(tensors[0], given)
-    for i in range(1, len(segments) - 1):
-        value = segments.block(i, tensors[i], value, calls[i - 1])
-    return segments.tail(tensors[-1], given, value, check=True)
+    for i in range(1, len(segments)):
+        value = segments.run(i, tensors[i], given, value, calls, check=True)
+    return value
 
 
 @runs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rarefy.evidence.sites import Gathered, Visit, Visited, sites
 from rarefy.evidence.spool import Spool
-from rarefy.families.segments import Call
+from rarefy.families.carried import Call
 from rarefy.families.values import NotAChain, model_inputs, to_device
 from rarefy.model import decoded_by_name
 from rarefy.processes import Processes
@@ -134,6 +134,4 @@ class Passes(ABC):
             return made
         value = self._value(i, j) if value is None else value
         assert value is not None  # i > 0
-        if i == len(self.segments) - 1:
-            return self.segments.tail(tensors, inputs, value, check=j == 0)
-        return self.segments.block(i, tensors, value, self.calls[j][i - 1])
+        return self.segments.run(i, tensors, inputs, value, self.calls[j], check=j == 0)

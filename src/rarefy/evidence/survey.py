@@ -100,7 +100,7 @@ class _Survey(Passes):
         paths: list[list[str]] = [[] for _ in self.places]
         for places in self.places:
             for path in (path for place in places for path in place.modules):
-                paths[min(self.segments.index_of(path), len(paths) - 1)].append(path)
+                paths[self.segments.index_of(path)].append(path)
         return paths
 
     def _resume(self) -> list[Visited]:

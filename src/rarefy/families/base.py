@@ -21,7 +21,7 @@ Kind = Literal["linear", "convolution", "embedding", "other"]
 
 
 class Family(Protocol):
-    """A family: recognises a module and names its blocks, each fed with the output of the one before."""
+    """A family: recognises a module and names its blocks."""
 
     ORDER: ClassVar[int]
     """The family that knows more has the smaller one."""
@@ -32,8 +32,9 @@ class Family(Protocol):
         """What reports call it."""
         ...
 
-    def blocks(self, module: nn.Module) -> list[str]:
-        """Paths of the blocks in order of execution. Raises NotAChain, saying why, where there are none."""
+    def blocks(self, module: nn.Module) -> list[list[str]]:
+        """Paths of the blocks in order of execution, of each stack: within one, each is fed with the output of the one
+        before. Raises NotAChain, saying why, where there are none."""
         ...
 
     def law(self, module: nn.Module) -> Law: ...

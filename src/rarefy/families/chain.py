@@ -21,8 +21,8 @@ class Chain:
     def name(self, module: nn.Module) -> str:
         return "chain"
 
-    def blocks(self, module: nn.Module) -> list[str]:
-        return [name for name, _ in module.named_children()]
+    def blocks(self, module: nn.Module) -> list[list[str]]:
+        return [[name for name, _ in module.named_children()]]
 
     def law(self, module: nn.Module) -> Law:
         return "softmax"

@@ -21,13 +21,13 @@ class ResNet:
     def name(self, module: nn.Module) -> str:
         return "resnet"
 
-    def blocks(self, module: nn.Module) -> list[str]:
+    def blocks(self, module: nn.Module) -> list[list[str]]:
         stages = _stages(module)
         if not stages:
             prefix = f"{module.base_model_prefix}." if module.base_model is not module else ""
             count = len(module.base_model.encoder.stages)  # type: ignore[union-attr,arg-type]
             stages = [f"{prefix}encoder.stages.{i}.layers" for i in range(count)]
-        return [f"{stage}.{i}" for stage in stages for i in range(len(module.get_submodule(stage)))]  # type: ignore[arg-type]
+        return [[f"{stage}.{i}" for stage in stages for i in range(len(module.get_submodule(stage)))]]  # type: ignore[arg-type]
 
     def law(self, module: nn.Module) -> Law:
         return "embedding" if getattr(module, "base_model", None) is module else "softmax"

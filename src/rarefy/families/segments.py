@@ -1,118 +1,54 @@
 """Segments: a network cut where the walk may hold one piece in memory at a time.
 
-Segment 0 is what runs before the first block, segments 1..n are the blocks, the last is what runs after them. The
-pieces before and after run inside the network's own forward, with the blocks replaced by stand-ins that catch what
-they are given: so masks, position embeddings and every other argument are the real ones.
+Segment 0 is what runs before the first block, then come the blocks, the last is what runs after them; of an encoder and
+a decoder, each a stack of blocks, what runs between the two is a segment too. The pieces around the blocks run inside
+the network's own forward, with the blocks replaced by stand-ins that catch what they are given: so masks, position
+embeddings and every other argument are the real ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from rarefy.families.base import Place, family_of, places
-from rarefy.families.values import NotAChain, has_gradient, has_nan, nans_like, whole_only
+from rarefy.families import carried
+from rarefy.families.carried import Call, Route
+from rarefy.families.layout import Layout
+from rarefy.families.stand_ins import Caught, Form, StandIns, Through, split
+from rarefy.families.values import NotAChain, has_gradient, has_nan, whole_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
     from rarefy.model import Model
 
 
-class _Caught(Exception):
-    """Raised by the last stand-in when what comes after the blocks is not wanted."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a block is called with beside the running value."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-class Segments:
-    """A network's segments. Modules have no weights of their own: every run is given its tensors.
-
-    names: a label per segment.
-    reason: why the network is one segment, or "".
-    """
+class Segments(Layout):
+    """A network's segments. Modules have no weights of their own: every run is given its tensors."""
 
     def __init__(self, model: Model) -> None:
-        self.module = model.built()
-        self.ties = model.skeleton.ties
-        family = family_of(self.module)
-        self.family = family
-        self.blocks: list[str] = []
-        self.reason = ""
-        self._before: frozenset[str] = frozenset()
-        self._tuples = False
-        try:
-            if family is None:
-                raise NotAChain(f"no family knows {type(self.module).__name__}")
-            self.blocks = family.blocks(self.module)
-            if len(self.blocks) < 2:
-                raise NotAChain("it has fewer than two blocks")
-        except NotAChain as error:
-            self.one_segment(str(error))
-
-    def one_segment(self, reason: str) -> None:
-        """Treat the whole network as one segment."""
-        self.blocks, self.reason = [], reason
-
-    @property
-    def names(self) -> list[str]:
-        if not self.blocks:
-            return ["the whole network"]
-        return ["input", *self.blocks, "output"]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def index_of(self, path: str) -> int:
-        """The segment that runs the module at `path`."""
-        if not self.blocks:
-            return 0
-        for i, block in enumerate(self.blocks):
-            if path == block or path.startswith(block + "."):
-                return i + 1
-        return 0 if path in self._before else len(self)
-
-    def places(self) -> list[list[Place]]:
-        """The sites of each segment. A tied parameter belongs to the first segment that uses it."""
-        found: list[list[Place]] = [[] for _ in range(len(self))]
-        for place in places(self.module, self.ties):
-            at = min(self.index_of(path) for path in place.modules)
-            found[min(at, len(self) - 1)].append(place)
-        return found
-
-    def tensor_names(self, i: int) -> list[str]:
-        """Module names of the tensors that segment `i` needs."""
-        every = list(self.module.state_dict(keep_vars=True))
-        if not self.blocks:
-            return every
-        if 0 < i < len(self) - 1:
-            return [name for name in every if name.startswith(self.blocks[i - 1] + ".")]
-        if i == 0:
-            return [name for name in every if name.rpartition(".")[0] in self._before]
-        return [name for name in every if not any(name.startswith(block + ".") for block in self.blocks)]
+        super().__init__(model)
+        self._stand_ins = StandIns(self.module, self.blocks)
+        self._forget()
 
     def probe(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> None:
-        """Learn what runs before the blocks, and check that these feed one another; else it is one segment.
+        """Learn what runs around the blocks and how the running value goes through them, and check that they feed one
+        another; else it is one segment.
 
         tensors: those outside the blocks.
         """
-        if not self.blocks:
+        if not self.stacks:
             return
         reasons = []
-        for self._tuples in (False, True):
+        for self._stand_ins.form in Form:
+            self._forget()
             try:
                 with self._watch() as ran:
                     self.head(tensors, inputs, check=True)
-                self._before = frozenset(ran)
+                self._ran = self._divided(ran)
                 needed = {name: tensors[name] for name in self.tensor_names(0) if name in tensors}
                 self._follow(needed, inputs)
                 return
@@ -121,6 +57,10 @@ class Segments:
             except Exception as error:
                 reasons.append(f"it does not run with its blocks stood in for ({type(error).__name__}: {error})")
         self.one_segment(reasons[0])
+
+    def _forget(self) -> None:
+        """Know of no block that it is given more than its hidden states."""
+        self._routes: list[Route] = [Route()] * len(self.blocks)
 
     def _follow(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> None:
         """Run segment 0 with its own tensors. Raises NotAChain when the blocks are given beside the running value what
@@ -139,12 +79,13 @@ class Segments:
 
     @contextlib.contextmanager
     def _watch(self) -> Iterator[list[str]]:
-        """Paths of the modules outside the blocks that run."""
+        """Paths of the modules that run, in order; of the blocks not what they hold."""
         ran: list[str] = []
+        inner = tuple(f"{block}." for block in self.blocks)
         handles = [
             layer.register_forward_pre_hook(lambda _layer, _args, path=path: ran.append(path))
             for path, layer in self.module.named_modules()
-            if path not in self.blocks
+            if not path.startswith(inner)
         ]
         try:
             yield ran
@@ -152,79 +93,144 @@ class Segments:
             for handle in handles:
                 handle.remove()
 
+    def _divided(self, ran: Sequence[str]) -> list[frozenset[str]]:
+        """Of all modules that ran those outside the blocks, up to each stack's last block. Raises NotAChain when one
+        with weights ran in two of these parts: only its first use would be seen."""
+        parts, start, blocks = [], 0, frozenset(self.blocks)
+        for stack in self.stacks:
+            end = ran.index(stack[-1])
+            parts.append(frozenset(ran[start:end]) - blocks)
+            start = end
+        again = frozenset[str]().union(*(one & other for one, other in itertools.combinations(parts, 2)))
+        if any(self.module.get_submodule(path)._parameters for path in again):
+            raise NotAChain("a part of it runs both before and between its stacks")
+        return parts
+
     def head(
         self, tensors: Mapping[str, torch.Tensor], inputs: Any, *, check: bool = False
     ) -> tuple[torch.Tensor, list[Call]]:
-        """Run segment 0: the first block's input, and what each block is called with beside it.
+        """Run segment 0: the running value for the first block, and what each block is called with beside it.
 
         Stand-ins hand on NaNs, so what depends on a running value shows. Raises NotAChain when a block is not given
-        the very tensor that the one before returned, or, with `check`, when its other arguments depend on one.
+        the very tensors that the one before returned or was given, or, with `check`, when its other arguments depend
+        on one.
         """
-        calls: list[Call] = []
-        values: list[torch.Tensor] = []
-
-        def stand_in(i: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                value, rest, named = _split(args, kwargs)
-                if i != len(calls):
-                    raise NotAChain("its blocks do not run once each and in order")
-                if i > 0 and value is not values[-1]:
-                    raise NotAChain("its blocks do not feed one another")
-                if i > 0 and check and has_nan((rest, named)):
-                    raise NotAChain("its blocks are given more than the running value of the one before")
-                if i == 0:
-                    values.append(value)
-                calls.append(Call(rest, named))
-                if i == len(self.blocks) - 1:
-                    raise _Caught
-                values.append(nans_like(value))
-                return self._wrap(values[-1])
-
-            return forward
-
-        with self._stand_ins(stand_in), contextlib.suppress(_Caught), whole_only(check):
+        starts = frozenset(self.blocks.index(stack[0]) for stack in self.stacks)
+        through = Through(self._stand_ins, starts, self._routes, check)
+        with self._stand_ins.standing(through), contextlib.suppress(Caught), whole_only(check):
             self._call(tensors, inputs)
-        if len(calls) < len(self.blocks):
+        if len(through.calls) < len(self.blocks):
             raise NotAChain("some of its blocks do not run")
-        return values[0], calls
+        return carried.join(through.entered), through.calls
 
-    def block(self, i: int, tensors: Mapping[str, torch.Tensor], value: torch.Tensor, call: Call) -> torch.Tensor:
-        """Run segment i (1-based block) on the running value. Raises NotAChain when it returns something else."""
+    def run(
+        self,
+        i: int,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: Any,
+        value: torch.Tensor,
+        calls: Sequence[Call],
+        *,
+        check: bool = False,
+    ) -> Any:
+        """Run segment i > 0 on the running value: the running value after it, or the network's output.
+
+        calls: what `head` found. Raises NotAChain when a block does not return what it should or, with `check`, when
+        another segment takes more than the running value.
+        """
+        layout = self.layout
+        number = sum(block is not None for block in layout[:i])
+        if layout[i] is not None:
+            return self._block(number, tensors, value, calls[number])
+        if i == len(layout) - 1:
+            return self._tail(tensors, inputs, value, check)
+        return self._between(number, tensors, inputs, value, calls[number], check)
+
+    def _block(self, number: int, tensors: Mapping[str, torch.Tensor], value: torch.Tensor, call: Call) -> torch.Tensor:
+        """Run block `number` on the running value. Raises NotAChain when it returns something else."""
         import torch
         from torch.func import functional_call
 
-        path = self.blocks[i - 1]
+        path = self.blocks[number]
         own = {name[len(path) + 1 :]: tensor for name, tensor in tensors.items()}
-        out = functional_call(self.module.get_submodule(path), own, (value, *call.args), call.kwargs)
-        first = out[0] if self._tuples and isinstance(out, tuple) else out
+        entered = carried.part(value, call.shapes)
+        args, kwargs = carried.fill(call, entered)
+        out = functional_call(self.module.get_submodule(path), own, (entered[0], *args), kwargs)
+        first = out[0] if self._stand_ins.form is not Form.TENSOR and isinstance(out, tuple) else out
         if not isinstance(first, torch.Tensor):
             raise NotAChain(f"{path} returns a {type(first).__name__}, not a tensor")
-        return first
+        left = self._routes[number].out(out, entered)
+        if len(left) > 1 and first.shape != entered[0].shape:
+            raise NotAChain(f"{path} changes the shape of its hidden states")
+        return carried.join([first, *left[1:]])
 
-    def tail(
-        self, tensors: Mapping[str, torch.Tensor], inputs: Any, value: torch.Tensor, *, check: bool = False
-    ) -> Any:
-        """Run the last segment on the last block's output: the network's own output.
+    def _between(
+        self,
+        number: int,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: Any,
+        value: torch.Tensor,
+        call: Call,
+        check: bool,
+    ) -> torch.Tensor:
+        """Run what comes before block `number`, which begins a stack, on what the block before it handed on: that
+        block's running value. call: of that block.
+
+        Raises NotAChain when its shapes are not those that `head` found, or, with `check`, when it depends on more
+        than `value`.
+        """
+        entering: list[torch.Tensor] = []
+        fed = self._fed(number, value, [])
+
+        def run(i: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if i < number:
+                return fed(i, args, kwargs)
+            entering.extend(self._routes[i].split(*split(args, kwargs))[0])
+            raise Caught
+
+        why = "what comes between its stacks takes more than what the one before hands on"
+        with self._stand_ins.standing(run), contextlib.suppress(Caught), whole_only(check), _explained(why, check):
+            self._call(tensors, inputs)
+        if call.shapes and carried.shapes(entering) != call.shapes:
+            raise NotAChain("its blocks change the shapes of what they hand on")
+        made = carried.join(entering)
+        if check and has_nan(made) and not has_nan(value):
+            raise NotAChain(why)
+        return made
+
+    def _tail(self, tensors: Mapping[str, torch.Tensor], inputs: Any, value: torch.Tensor, check: bool) -> Any:
+        """Run the last segment on the last block's running value: the network's own output.
 
         Raises NotAChain, with `check`, when that output depends on more than `value`.
         """
-
-        def stand_in(i: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                last = i == len(self.blocks) - 1
-                return self._wrap(value if last else nans_like(_split(args, kwargs)[0]))
-
-            return forward
-
+        handed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        fed = self._fed(len(self.blocks), value, handed)
         why = "what comes after its blocks takes more than the last one's output"
-        with self._stand_ins(stand_in), whole_only(check):
-            try:
-                out = self._call(tensors, inputs)
-            except RuntimeError as error:
-                raise (NotAChain(f"{why} ({error})") if check else error) from None
+        with self._stand_ins.standing(fed), whole_only(check), _explained(why, check):
+            out = self._call(tensors, inputs)
+        if len(handed) > 1:  # what blocks were given may be among the network's own outputs
+            out = carried.exchange(out, handed)
         if check and has_nan(out) and not has_nan(value):
             raise NotAChain(why)
         return out
+
+    def _fed(
+        self, number: int, value: torch.Tensor, handed: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> Callable[[int, tuple[Any, ...], dict[str, Any]], Any]:
+        """Stand-ins of which the one before block `number` gives `value`. handed: filled with what stands for the
+        running value's tensors, and these."""
+
+        def run(i: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            made = self._stand_ins.likeness(i, args, kwargs)
+            if i < number - 1:
+                return made
+            route = self._routes[i]
+            entered, _ = route.split(*split(args, kwargs))
+            left = route.out(made, entered)
+            handed.extend(zip(left, carried.part(value, carried.shapes(left)), strict=True))
+            return carried.exchange(made, handed)
+
+        return run
 
     def whole(self, tensors: Mapping[str, torch.Tensor], inputs: Any) -> Any:
         """Run a network that is one segment."""
@@ -234,26 +240,16 @@ class Segments:
         from torch.func import functional_call
 
         args, kwargs = inputs
-        return functional_call(self.module, dict(tensors), args, kwargs, tie_weights=True, strict=False)
-
-    def _wrap(self, value: Any) -> Any:
-        return (value,) if self._tuples else value
-
-    @contextlib.contextmanager
-    def _stand_ins(self, make: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
-        layers = [self.module.get_submodule(path) for path in self.blocks]
-        for i, layer in enumerate(layers):
-            layer.__dict__["forward"] = make(i)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                del layer.__dict__["forward"]
+        owned: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors.items():  # torch fails where it is given some of three tied names
+            owned.setdefault(self.ties.get(name, name), tensor)
+        return functional_call(self.module, owned, args, kwargs, tie_weights=True, strict=False)
 
 
-def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The running value (first argument, or `hidden_states`), and the rest."""
-    if args:
-        return args[0], args[1:], dict(kwargs)
-    rest = dict(kwargs)
-    return rest.pop("hidden_states"), (), rest
+@contextlib.contextmanager
+def _explained(why: str, check: bool) -> Iterator[None]:
+    """With `check`, torch's own errors are those of a network that is no chain."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise (NotAChain(f"{why} ({error})") if check else error) from None

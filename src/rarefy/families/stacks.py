@@ -27,11 +27,12 @@ class Stacks:
     def name(self, module: nn.Module) -> str:
         return getattr(getattr(module, "config", None), "model_type", None) or type(module).__name__
 
-    def blocks(self, module: nn.Module) -> list[str]:
+    def blocks(self, module: nn.Module) -> list[list[str]]:
         found = stacks(module)
-        if len(found) != 1:
+        both = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+        if len(found) not in (1, 2 if both else 1):
             raise NotAChain(f"it has {len(found) or 'no'} stacks of blocks{' beside one another' if found else ''}")
-        return [f"{found[0]}.{name}" for name, _ in module.get_submodule(found[0]).named_children()]
+        return [[f"{path}.{name}" for name, _ in module.get_submodule(path).named_children()] for path in found]
 
     def law(self, module: nn.Module) -> Law:
         kind = type(module).__name__
