@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from runs import make_llama, run
 
 import rarefy
 from rarefy.errors import UsageError
+from rarefy.families import Segments
+from rarefy.families.values import model_inputs
 from rarefy.files.journal import Kept, WorkFolder
+from rarefy.model import shape_of
 from rarefy.plan.predict import model_bytes, predict
+from rarefy.plan.trace import trace
 from rarefy.recipe import Recipe
 
 MEASURE = """
@@ -76,6 +82,26 @@ def test_depth_takes_disk_but_no_memory(tmp_path: Path) -> None:
     )
     assert deep.memory <= shallow.memory + 100_000
     assert deep.disk > shallow.disk
+
+
+def test_what_flows_through_two_stacks_is_counted_with_the_running_value() -> None:
+    """The encoder's states and T5's biases are on disk; masks are held for every micro-batch."""
+    model = tiny.opened("t5")
+    segments, batch = Segments(model), torch.from_numpy(tiny.inputs("t5"))
+    given = model_inputs(segments.module, batch)
+    with torch.no_grad():
+        tensors = model.tensors(segments.tensor_names(len(segments) - 1))
+        segments.probe(tensors, given)
+        value, calls = segments.head(tensors, given)
+        values = [value]
+        for i in range(1, len(segments) - 1):
+            values.append(segments.run(i, model.tensors(segments.tensor_names(i)), given, values[-1], calls))
+    shapes = {name: (key, shape_of(model.codes, key)) for name, key in model.keys.items()}
+    traced = trace(segments.module, shapes, segments.layout, [], batch, torch.float32)
+    blocks = [i for i, block in enumerate(segments.layout) if block is not None]
+    assert [traced[i].value for i in blocks] == [values[i - 1].nbytes for i in blocks]
+    beside = [{id(arg): arg for arg in call.args if isinstance(arg, torch.Tensor)}.values() for call in calls]
+    assert [traced[i].beside for i in blocks] == [sum(tensor.nbytes for tensor in held) for held in beside]
 
 
 def test_codes_of_finished_segments_leave_memory(ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ class _Plan:
         gather = [path for i in range(len(self.places)) for path in self._paths(i)]
         segments = self.segments
         try:
-            return trace(segments.module, tensors, segments.blocks, gather, batch, evidence.torch_dtype, backwards)
+            return trace(segments.module, tensors, segments.layout, gather, batch, evidence.torch_dtype, backwards)
         except Exception as error:
             shape = " x ".join(map(str, batch.shape[1:]))
             raise UsageError(f"{self.model.source} does not take examples of {shape}", str(error)) from None
@@ -167,16 +167,24 @@ class _Plan:
     def walk(self, traced: list[Traced], itemsize: int, batches: int, on_host: bool) -> int:
         """Memory of the hungriest segment."""
         beside = batches * max(segment.beside for segment in traced) * on_host
-        # The last segment is given all that is outside the blocks, and so is the first look at how they are fed.
-        traced[-1].modules |= traced[0].modules
+        self._give_outside(traced)
         outside = self._weights(traced[-1].modules, itemsize) * on_host
         segments = (self._segment(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
         return beside + max(outside, *segments)
 
+    def _give_outside(self, traced: list[Traced]) -> None:
+        """The last segment is given all that is outside the blocks, and so is the first look at how they are fed; those
+        before it all that runs up to the last block."""
+        *before, last = (segment for segment, block in zip(traced, self.segments.layout, strict=True) if block is None)
+        ran = {path for segment in before for path in segment.modules}
+        for segment in before:
+            segment.modules |= ran
+        last.modules |= ran
+
     def survey(self, traced: list[Traced], itemsize: int, batches: int, on_host: bool) -> int:
         """Memory of the hungriest segment of a survey."""
         beside = batches * max(segment.beside for segment in traced) * on_host
-        traced[-1].modules |= traced[0].modules
+        self._give_outside(traced)
         return beside + max(self._surveyed(i, segment, itemsize, on_host) for i, segment in enumerate(traced))
 
     def _surveyed(self, i: int, traced: Traced, itemsize: int, on_host: bool) -> int:

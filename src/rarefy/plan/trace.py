@@ -32,7 +32,7 @@ class Traced:
     """One segment. activations: the most bytes alive while it runs; moments: the inputs of each second moment gathered.
 
     products: operations of its products, two a multiplication and addition. output: bytes of what came out last.
-    value, beside: bytes of a block's running value, and of the tensors it is given beside it.
+    value, beside: bytes of a block's running value, and of the tensors it is given beside it, which no block made.
     modules: paths of what runs in it.
     """
 
@@ -48,17 +48,17 @@ class Traced:
 def trace(
     module: nn.Module,
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
-    blocks: Sequence[str],
+    layout: Sequence[str | None],
     gather: Sequence[str],
     batch: torch.Tensor,
     dtype: torch.dtype,
     backwards: bool = False,
 ) -> list[Traced]:
-    """Run the shape of a micro-batch through `module`: what comes before its blocks, each block, what comes after.
+    """Run the shape of a micro-batch through `module`: its blocks, and what comes before, between and after them.
 
-    tensors: name -> (what names that are tied share, shape). gather: paths of layers whose second moment is wanted.
-    dtype: in which it computes. Without blocks, the network is one segment. backwards: of each segment by itself, all
-    that a pass back through it needs is held, and so are the outputs of `gather`.
+    tensors: name -> (what names that are tied share, shape). layout: of each segment the block that it is, None where
+    it is none. gather: paths of layers whose second moment is wanted. dtype: in which it computes. backwards: of each
+    segment by itself, all that a pass back through it needs is held, and so are the outputs of `gather`.
 
     Raises whatever the network raises for inputs that it does not take.
     """
@@ -75,7 +75,7 @@ def trace(
         given = {name: made[key] for name, (key, _) in tensors.items() if held[name].is_floating_point()}
         args, kwargs = model_inputs(module, mode.from_tensor(batch))
         with _Live([*made.values(), *_tensors_in([args, kwargs])]) as live:
-            watch = _Watch(module, blocks, gather, live, backwards)
+            watch = _Watch(module, layout, gather, live, backwards)
             try:
                 with FlopCounterMode(display=False) as watch.counter:
                     out = functional_call(module, given, args, kwargs, tie_weights=True, strict=False)
@@ -97,7 +97,8 @@ def _unheard() -> Iterator[None]:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors made inside it that are alive, and the most there ever were."""
+    """Counts the bytes of the tensors made inside it that are alive, and the most there ever were; knows which of them
+    a block made, or were made of such."""
 
     def __init__(self, before: Sequence[torch.Tensor]) -> None:
         """before: tensors whose views are not new."""
@@ -105,6 +106,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._before = {tensor.untyped_storage()._cdata for tensor in before}
         self._seen: dict[int, weakref.ref[Any]] = {}
+        self._by_blocks: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Shapes alone do not tell that torch multiplies no integers by floats.
@@ -112,9 +114,20 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if len(mixed) > 1:
             raise TypeError(f"{' and '.join(sorted(mixed))} cannot be multiplied")
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors_in(out):
+        made = _tensors_in(out)
+        for tensor in made:
             self._add(tensor.untyped_storage())
+        if any(map(self.by_block, _tensors_in([args, kwargs]))):
+            self.mark(made)
         return out
+
+    def mark(self, tensors: Sequence[torch.Tensor]) -> None:
+        """A block made these."""
+        self._by_blocks.update(tensor.untyped_storage()._cdata for tensor in tensors)
+
+    def by_block(self, tensor: torch.Tensor) -> bool:
+        """Whether a block made it, or something that it was made of."""
+        return tensor.untyped_storage()._cdata in self._by_blocks
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -123,6 +136,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def gone(_: Any) -> None:
             del self._seen[key]
+            self._by_blocks.discard(key)
             self.now -= size
 
         self._seen[key] = weakref.ref(storage, gone)
@@ -136,9 +150,9 @@ class _Watch:
     counter: FlopCounterMode
 
     def __init__(
-        self, module: nn.Module, blocks: Sequence[str], gather: Sequence[str], live: _Live, backwards: bool
+        self, module: nn.Module, layout: Sequence[str | None], gather: Sequence[str], live: _Live, backwards: bool
     ) -> None:
-        self.segments = [Traced() for _ in range(len(blocks) + 2 if blocks else 1)]
+        self.segments = [Traced() for _ in layout]
         self._live, self._now = live, self.segments[0]
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
@@ -152,10 +166,12 @@ class _Watch:
             if backwards:
                 keep = module.get_submodule(path).register_forward_hook(lambda *args: self._outputs.append(args[-1]))
                 self._handles.append(keep)
-        for i, path in enumerate(blocks):
-            block = module.get_submodule(path)
-            self._on(block, lambda _layer, args, kwargs, i=i: self._enter(i + 1, args, kwargs))
-            self._handles.append(block.register_forward_hook(lambda *_, i=i: self._enter(i + 2)))
+        for i, part in enumerate(layout):
+            if part is None:
+                continue
+            block = module.get_submodule(part)
+            self._on(block, lambda _layer, args, kwargs, i=i: self._enter(i, args, kwargs))
+            self._handles.append(block.register_forward_hook(lambda *args, i=i: self._end(i, args[-1])))
 
     def close(self) -> None:
         for handle in self._handles:
@@ -173,9 +189,14 @@ class _Watch:
         self._now = self.segments[i]
         given = _tensors_in([args, kwargs])
         if given:
-            value, *beside = given
-            self._now.value = value.nbytes
-            self._now.beside = sum({id(tensor): tensor.nbytes for tensor in beside}.values())
+            running = {id(tensor) for n, tensor in enumerate(given) if n == 0 or self._live.by_block(tensor)}
+            sizes = {id(tensor): tensor.nbytes for tensor in given}
+            self._now.value = sum(size for key, size in sizes.items() if key in running)
+            self._now.beside = sum(sizes.values()) - self._now.value
+
+    def _end(self, i: int, out: Any) -> None:
+        self._live.mark(_tensors_in(out))
+        self._enter(i + 1)
 
     def _leave(self) -> None:
         self._now.activations = max(self._now.activations, self._live.peak - self._before)
