@@ -131,6 +131,7 @@ ZOO = {
             for side in ("encoder", "decoder")
         },
     ),
+    "marian": Member("MarianMTModel", BART | {"max_position_embeddings": 64}, 4),
     "whisper": Member(
         "WhisperForConditionalGeneration",
         WHISPER,

@@ -215,12 +215,23 @@ class TransformersSkeleton(Skeleton):
                 if self.apart:
                     take_apart(module)
             module.tie_weights()
+            _make_unsaved(module)
         except RarefyError:
             raise
         except Exception as error:
             raise FormatError(f"{self.architecture} cannot be built from config.json", str(error)) from error
         built: nn.Module = module.eval()
         return built
+
+
+def _make_unsaved(module: Any) -> None:
+    """Make what transformers does not save, since the network computes it (Marian's sinusoids): buffers, no weights."""
+    for name in module._keys_to_ignore_on_save or ():
+        path, _, own = name.rpartition(".")
+        holder = module.get_submodule(path)
+        if own in holder._parameters:
+            module._init_weights(holder.to_empty(device="cpu"))
+            holder.register_buffer(own, holder._parameters.pop(own).detach(), persistent=False)
 
 
 @contextlib.contextmanager
