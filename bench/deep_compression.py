@@ -99,23 +99,12 @@ ROWS: dict[str, dict[str, Row]] = {
         "quantize.entropy_aware, 2.5 KB": Row((learned(2500, 25),)),
     },
     "resnet20": {
-        "Deep Compression": Row(
-            rounds(
-                [
-                    {"layer*.weight": 0.5},
-                    {"layer1*.weight": 0.65, "layer2*.weight": 0.7, "layer3*.weight": 0.75},
-                    {"layer1*.weight": 0.7, "layer2*.weight": 0.78, "layer3*.weight": 0.85},
-                ],
-                {"conv1.weight": 6, "layer*.weight": 4, "linear.weight": 5},
-                [4, 6, 10, 5],
-                "rate=0.01,soft=0.5,augment=crop",
-            ),
-            "huffman",
-            "bfloat16",
-        ),
         "quantize.entropy_aware, 45 KB": Row((learned(45_000, 20, "soft=0.5,augment=crop"),), dtype="bfloat16"),
         "quantize.entropy_aware, 58 KB": Row(
             (learned(58_000, 22, "ramp=0.4,soft=0.5,augment=crop"),), dtype="bfloat16"
+        ),
+        "quantize.entropy_aware, 58 KB, 40 epochs": Row(
+            (learned(58_000, 40, "ramp=0.4,soft=0.9,temperature=4,augment=crop"),), dtype="bfloat16"
         ),
     },
 }
