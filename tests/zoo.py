@@ -122,6 +122,7 @@ ZOO = {
     "roberta": Member("RobertaForSequenceClassification", TEXT | SIZE | IDS),
     "distilbert": Member("DistilBertForSequenceClassification", DISTIL),
     "t5": Member("T5ForConditionalGeneration", T5 | {"decoder_start_token_id": 0}, 4),
+    "t5_encoder": Member("T5EncoderModel", T5),
     "bart": Member(
         "BartForConditionalGeneration",
         BART | {"max_position_embeddings": 64},
