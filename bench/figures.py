@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rendered.demo import demo
-from rendered.engines import engines
+from rendered.engines import engines, packed
 from rendered.files import codec, fuzz, memory, opening, squeezenet
 from rendered.pruning import deep_compression, pruning
 from rendered.quantizing import ablation, encoder, gptq, headline, plane
@@ -28,6 +28,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "ablation": ablation,
     "gptq": gptq,
     "engines": engines,
+    "packed": packed,
     "deep_compression": deep_compression,
     "pruning": pruning,
     "squeezenet": squeezenet,
