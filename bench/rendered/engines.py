@@ -86,12 +86,12 @@ def packed(result: dict[str, Any]) -> str:
         for what, found in groups
         for name, row in found.items()
     ]
+    size, weights = megabytes(result["packed bytes"]), f"{result['weights'] / 1e6:.0f} M"
     return (
         "## A token in torch, dense and packed\n\n`python bench/packed.py ARTIFACT DENSE`: SmolLM2-135M off its grid "
-        f"at 3 bits a weight, {megabytes(result['packed bytes'])} packed. Products: its {result['layers']} linear layers "
-        f"in turn on one row, {result['weights'] / 1e6:.0f} M weights. Network: one token after 128, through "
-        "transformers, as it is and under `torch.compile`. In turn in one process, medians with 95 % intervals, ratios "
-        "paired.\n\n"
+        f"at 3 bits a weight, {size} packed. Products: {result['layers']} linear layers in turn on one row, {weights} "
+        "weights. Network: one token after 128, through transformers, as it is and under `torch.compile`. In turn in "
+        "one process, medians with 95 % intervals, ratios paired.\n\n"
         + table(["", "", "milliseconds a token", "times as fast as dense float32"], rows)
         + f"\n{on(result)}\n"
     )
