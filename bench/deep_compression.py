@@ -103,7 +103,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "quantize.entropy_aware, 58 KB": Row(
             (learned(58_000, 22, "ramp=0.4,soft=0.5,augment=crop"),), dtype="bfloat16"
         ),
-        "quantize.entropy_aware, 58 KB, 40 epochs": Row(
+        "quantize.entropy_aware, 58 KB, 40 epochs, temperature 4": Row(
             (learned(58_000, 40, "ramp=0.4,soft=0.9,temperature=4,augment=crop"),), dtype="bfloat16"
         ),
     },

@@ -40,8 +40,8 @@ def deep_compression(result: dict[str, Any]) -> str:
         "## Deep Compression's tables\n\n`make bench-deep-compression`: from Caffe's LeNets and a CIFAR-10 ResNet; "
         "ours in bold, mean ± standard deviation over seeds, of one seed with 95 % interval. Bytes are the whole "
         "weight file. Settings were chosen on 5,000 training images that no recipe trains on; the originals have seen "
-        "them. ResNet-20's row of 58 KB was set up when the test error of the one of 45 KB was known. \\*: quoted from "
-        "memory.\n\n" + "".join(parts) + missing + f"{on(result)}\n"
+        "them. ResNet-20's rows were set up one after another, each when the test errors of those before were known. "
+        "\\*: quoted from memory.\n\n" + "".join(parts) + missing + f"{on(result)}\n"
     )
 
 
