@@ -80,7 +80,6 @@ ROWS: dict[str, dict[str, Row]] = {
             "huffman",
         ),
         "quantize.entropy_aware, 6.5 KB": Row((learned(6500, 40),)),
-        "quantize.entropy_aware, 4.5 KB": Row((learned(4500, 40),)),
     },
     "lenet5": {
         # The paper's densities: 66, 12, 8 and 19 %; 8 bits for convolutions, 5 for the others.

@@ -1,7 +1,7 @@
 """One-shot pruning of a language model: Wanda and SparseGPT beside llm-compressor's; prune + quantize in real bytes.
 
     python bench/pruning.py --peer-python PEER/bin/python       everything that is missing; goes on where it was
-    python bench/pruning.py --only 'rarefy-*' --blocks 16       some entrants, fewer blocks
+    python bench/pruning.py --only 'rarefy-*' --blocks 64       some entrants, more blocks
 
 The network is SmolLM2-135M off its grid; the linear layers of its decoder blocks lose half their weights, anywhere or
 two of every four inputs, from the same tokens, with damping 0.01 and masks for 128 columns at once. Then pruning before
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--peer-python", help="python of an environment with llmcompressor")
     parser.add_argument("--only", nargs="+", metavar="PATTERN", default=["*"], help="make these entrants alone")
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/")
-    parser.add_argument("--samples", type=int, default=64, help="calibration blocks of 512 tokens")
-    parser.add_argument("--blocks", type=int, default=64, help="evaluation blocks of 512 tokens")
+    parser.add_argument("--samples", type=int, default=32, help="calibration blocks of 512 tokens")
+    parser.add_argument("--blocks", type=int, default=16, help="evaluation blocks of 512 tokens")
     parser.add_argument("--json", type=Path, default=HERE / "results" / "pruning.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)

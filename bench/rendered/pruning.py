@@ -48,7 +48,7 @@ def deep_compression(result: dict[str, Any]) -> str:
 def pruning(result: dict[str, Any]) -> str:
     """One-shot pruning beside llm-compressor's, and what it is worth before a quantizer."""
     rows = [
-        [name, megabytes(c["bytes"]["file"]), interval(c["kl"], 4), f"{c['total_processor_s']:.0f} s"]
+        [name, megabytes(c["bytes"]["file"]) if "bytes" in c else "dense", interval(c["kl"], 4)]
         for name, c in result["contestants"].items()
     ]
     pairs = "".join(f"- {name}: {interval(d, 4)}\n" for name, d in result["paired differences"].items())
@@ -58,7 +58,7 @@ def pruning(result: dict[str, Any]) -> str:
         f"calibrated on {result['calibration']}, measured on {result['evaluation']}. Linear layers lose half their "
         "weights, anywhere or two of every four; pruned and then quantized, beside quantize.entropy alone in as many "
         "bytes.\n\n"
-        + table(["", "whole file", "KL, nats a token", "processor time"], rows)
+        + table(["", "whole file", "KL, nats a token"], rows)
         + "\nPaired differences, nats:\n\n"
         + pairs
         + missing
