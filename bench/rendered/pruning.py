@@ -52,7 +52,7 @@ def pruning(result: dict[str, Any]) -> str:
         for name, c in result["contestants"].items()
     ]
     pairs = "".join(f"- {name}: {interval(d, 4)}\n" for name, d in result["paired differences"].items())
-    missing = f"\nNot measured yet: {', '.join(result['missing'])}.\n" if result["missing"] else ""
+    missing = f"\nNot measured yet: {'; '.join(result['missing'])}.\n" if result["missing"] else ""
     return (
         f"## Pruning in one shot\n\n`python bench/pruning.py --peer-python PEER/bin/python`: {result['network']}; "
         f"calibrated on {result['calibration']}, measured on {result['evaluation']}. Linear layers lose half their "
