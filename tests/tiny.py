@@ -4,14 +4,13 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from zoo import VOCABULARY, ZOO
 
 from rarefy.evidence import Evidence, Forgetful, Visited
 from rarefy.model import Model
 from rarefy.progress import Silent
 
 torch.set_num_threads(1)  # products this small only wait for a second one
-
-VOCABULARY = 64
 
 TOKENS = ("llama", "llama_tied", "mistral", "qwen2", "qwen3", "smollm3", "bert", "bert_classifier", "bert_masked")
 TWO_STACKS = ("t5", "bart")
@@ -117,37 +116,11 @@ def bert() -> nn.Module:
 
 
 def t5() -> nn.Module:
-    return transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=8,
-            decoder_start_token_id=0,
-        )
-    )
+    return ZOO["t5"].build()
 
 
 def bart() -> nn.Module:
-    sides = ("encoder", "decoder")
-    return transformers.BartForConditionalGeneration(
-        transformers.BartConfig(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            max_position_embeddings=64,
-            init_std=0.2,
-            decoder_start_token_id=1,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-            **{f"{side}_layers": 2 for side in sides},
-            **{f"{side}_ffn_dim": 48 for side in sides},
-            **{f"{side}_attention_heads": 4 for side in sides},
-        )
-    )
+    return ZOO["bart"].build()
 
 
 def bert_classifier() -> nn.Module:

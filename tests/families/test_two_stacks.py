@@ -27,9 +27,7 @@ BLOCKS = {"t5": "{}.block.{}", "whisper": "model.{}.layers.{}", "bart": "model.{
 
 
 def build(name: str) -> tuple[nn.Module, np.ndarray]:
-    return (ZOO[name].build() if name == "whisper" else tiny.build(name)), (
-        ZOO[name].inputs() if name == "whisper" else tiny.inputs(name)
-    )
+    return ZOO[name].build(), ZOO[name].inputs()
 
 
 def probed(net: nn.Module, inputs: np.ndarray) -> tuple[Model, Segments, object]:
