@@ -189,7 +189,7 @@ class _Watch:
         self._now = self.segments[i]
         given = _tensors_in([args, kwargs])
         if given:
-            running = {id(tensor) for n, tensor in enumerate(given) if n == 0 or self._live.by_block(tensor)}
+            running = {id(given[0])} | {id(tensor) for tensor in given if self._live.by_block(tensor)}
             sizes = {id(tensor): tensor.nbytes for tensor in given}
             self._now.value = sum(size for key, size in sizes.items() if key in running)
             self._now.beside = sum(sizes.values()) - self._now.value
