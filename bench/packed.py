@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("dense")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "packed.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
