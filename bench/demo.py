@@ -27,6 +27,7 @@ from machine import machine, versions
 from rarefy.engines.generate import generate
 from rarefy.plan.data import evaluation, tokenizer_of
 from rarefy.report.progress import showing
+from rarefy.threads import quick_in
 from rarefy.units import human
 
 ROOT = Path(os.environ.get("RAREFY_DEMO", Path(__file__).resolve().parent.parent / "demo"))
@@ -52,7 +53,8 @@ def main() -> None:
 
 def compressed(source: Path, out: Path) -> dict[str, Any]:
     """What `rarefy compress` says of the run; in a process of its own, so that its peak memory is its own."""
-    settings = ["--blocks", "36", "--dtype", "bfloat16", "--json"]
+    dtype = "bfloat16" if quick_in("bfloat16") else "float32"
+    settings = ["--blocks", "36", "--dtype", dtype, "--json"]
     command = [sys.executable, "-m", "rarefy.cli", "compress", source, out, *BUDGET, *settings]
     said: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return said

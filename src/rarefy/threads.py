@@ -1,4 +1,5 @@
-"""The number of numerical threads: ours to fix, since factorizations change their last bits with it."""
+"""This processor: how many numerical threads, ours to fix since factorizations change their last bits with it; and which
+types it is quick in."""
 
 from __future__ import annotations
 
@@ -20,6 +21,14 @@ def cores() -> int:
     """Processors this process may use: of those it may run on, no more than a container's quota pays for."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(allowed, math.ceil(_quota() or allowed)))
+
+
+def quick_in(dtype: str) -> bool:
+    """Whether this processor multiplies matrices of torch's type `dtype` no slower than float32 ones: it is so for
+    bfloat16 where oneDNN has kernels for it, and never for float16."""
+    import torch
+
+    return dtype == "float32" or (dtype == "bfloat16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def _quota() -> float:

@@ -180,3 +180,18 @@ def test_weights_that_are_no_numbers(here: Path, tmp_path: Path) -> None:
     assert said.status != 0
     assert "0.weight" in said.error()
     assert not (tmp_path / "out").exists()
+
+
+def test_says_that_a_type_is_slow_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from rarefy import threads
+    from rarefy.cli.session import session
+
+    for quick, said in (
+        (True, ""),
+        (False, "no arithmetic for bfloat16: --dtype float32 takes a fraction of the time"),
+    ):
+        monkeypatch.setattr(threads, "quick_in", lambda dtype, quick=quick: quick or dtype == "float32")
+        with session(1, "cpu", "bfloat16"), session(1, "cpu", "float32"):
+            pass
+        found = " ".join(capsys.readouterr().err.split())
+        assert (said in found) if said else not found

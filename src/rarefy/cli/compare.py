@@ -82,7 +82,7 @@ def compare(
         raise UsageError("one network cannot be compared with itself", remedy="name a second, or give --original")
     if len(set(networks)) < len(networks):
         raise UsageError("a network is named twice", remedy="name each once")
-    with session(threads, device), showing() as progress:
+    with session(threads, device, dtype.value), showing() as progress:
         began = time.monotonic()
         opened, inputs = _opened(names, data or [], blocks, length, progress)
         found = _compared(opened, networks, original, inputs, limits, tokens, device, dtype.value, progress, began)

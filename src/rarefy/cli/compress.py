@@ -90,7 +90,7 @@ def compress(
 
     limited = (size, bpw, ratio, max_kl) != (None,) * 4
     steps = recipe_given(recipe, method or [], limited)  # before anything slow is imported: most mistakes are made here
-    with session(threads, device), showing() as progress:
+    with session(threads, device, dtype.value), showing() as progress:
         network = opened(model, progress)
         with progress.task("reading weights and data", 0):
             pass  # what is shown until the walk has something to say

@@ -53,7 +53,7 @@ def evaluate(
     from rarefy.report.console import print_json, show
     from rarefy.report.progress import showing
 
-    with session(threads, device), showing() as progress:
+    with session(threads, device, dtype.value), showing() as progress:
         found = _measured(model, against, data or [], blocks, length, device, dtype.value, progress)
     _notes(found)
     if json:

@@ -65,7 +65,7 @@ def generate(
             text = written(each, interpreter(each.engine, python or []), prompt, tokens, threads=count, device=device)
         _write(text + "\n")
         return
-    with session(threads, device):
+    with session(threads, device, "float32" if packed else dtype.value):
         with showing() as progress:
             network = opened(model, progress)
             tokenizer = tokenizer_of(network)

@@ -74,7 +74,7 @@ def plan(
     from rarefy.report.progress import showing
 
     steps = recipe_given(recipe, method or [], (size, bpw, ratio, max_kl) != (None,) * 4)
-    with session(threads, device), showing() as progress:
+    with session(threads, device, dtype.value), showing() as progress:
         network = opened(model, progress)
         made = make(
             network,

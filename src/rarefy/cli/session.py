@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def session(threads: int | None = None, device: str = "cpu") -> Iterator[int]:
+def session(threads: int | None = None, device: str = "cpu", dtype: str = "float32") -> Iterator[int]:
     """A verb's work, on `threads` threads of every numerical library; yields their number.
 
-    Raises UsageError when there is no such device.
+    dtype: what it computes in; that a processor is slow in it is said. Raises UsageError when there is no such device.
     """
-    from rarefy.threads import numerical_threads
+    from rarefy.report.console import warn
+    from rarefy.threads import numerical_threads, quick_in
 
     with numerical_threads(threads) as count:
         check_device(device)
+        if device == "cpu" and not quick_in(dtype):
+            warn(f"this processor has no arithmetic for {dtype}: --dtype float32 takes a fraction of the time")
         yield count
 
 
