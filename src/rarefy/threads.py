@@ -1,5 +1,5 @@
-"""This processor: how many numerical threads, ours to fix since factorizations change their last bits with it; and which
-types it is quick in."""
+"""This processor: how many numerical threads, ours to fix since factorizations change their last bits with it, and
+which types it is quick in."""
 
 from __future__ import annotations
 

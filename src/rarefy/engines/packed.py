@@ -12,9 +12,13 @@ from torch import nn
 
 from rarefy.codes import Dense
 from rarefy.codes.transposed import turned
-from rarefy.engines.packed_layers import Packed4, Packed8, PackedEmbedding
+from rarefy.engines.packed_held import held
+from rarefy.engines.packed_layers import PackedLinear
 from rarefy.engines.packed_levels import levels
+from rarefy.engines.packed_native import NativeEmbedding, PackedNative
+from rarefy.engines.packed_torch import Packed4, Packed8, TorchEmbedding
 from rarefy.model import decoded, retie
+from rarefy.threads import quick_in
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
@@ -23,21 +27,28 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rarefy")
 
 
+def computing(device: str) -> torch.dtype:
+    """The type that a packed network computes in: bfloat16, float32 on a processor that is slow in it."""
+    slow = torch.device(device).type == "cpu" and not quick_in("bfloat16")
+    return torch.float32 if slow else torch.bfloat16
+
+
 def packed(model: Model, device: str = "cpu") -> nn.Module:
-    """The network of `model` with its coded linear layers and lookups packed, the rest in bfloat16.
+    """The network of `model` with its coded linear layers and lookups packed, the rest in the type of `computing`.
 
     Tensors are decoded, packed and dropped one by one: the dense network is never in memory. What was packed, how, and
     what stayed dense is said in one line of the log "rarefy" and kept as `Packing` in the module's `packing`.
     """
     module, keys = model.skeleton.build(), model.keys
-    packer = Packer(module)
+    dtype = computing(device)
+    packer = Packer(module, dtype)
     made: dict[str, torch.Tensor] = {}
     for name in module.state_dict(keep_vars=True):
         if name in model.skeleton.ties:
             continue
         code = model.codes[keys[name]]
         if not packer.take(name, code, device):
-            made[name] = decoded(code, device, torch.bfloat16)
+            made[name] = decoded(code, device, dtype)
     made |= {alias: made[owner] for alias, owner in model.skeleton.ties.items() if owner in made}
     module.load_state_dict(made, strict=False, assign=True)
     retie(module, {alias: owner for alias, owner in model.skeleton.ties.items() if owner in made})
@@ -62,7 +73,7 @@ class Packing:
         dense = ""
         if self.dense:
             more = f" and {len(self.dense) - 3} more" if len(self.dense) > 3 else ""
-            dense = f"; in bfloat16: {', '.join(self.dense[:3])}{more}"
+            dense = f"; dense: {', '.join(self.dense[:3])}{more}"
         return (
             f"packed: {self.bytes / 1e6:.1f} MB in memory, layers: {kernels or 'none'}, "
             f"weights moved by {100 * self.error**0.5:.2f} %{dense}"
@@ -72,9 +83,9 @@ class Packing:
 class Packer:
     """Packs the weights of one module, in two steps: `take` each code, then `install` the layers."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.taken: dict[str, Packed4 | Packed8] = {}
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.module, self.dtype = module, dtype
+        self.taken: dict[str, PackedLinear] = {}
         self.dense: list[str] = []
         self.parameters = dict(module.named_parameters(remove_duplicate=False))
         self.users = _users(module)
@@ -90,8 +101,7 @@ class Packer:
             return False
         if any(map(_turned, users)):
             code = turned(code)
-        found = levels(code, four=not any(isinstance(user, nn.Embedding) for user in users))
-        self.taken[name] = (Packed4 if found.bits == 4 else Packed8)(found, code.shape[1], device)
+        self.taken[name] = _layer(code, device, any(isinstance(user, nn.Embedding) for user in users))
         return True
 
     def install(self) -> None:
@@ -99,7 +109,7 @@ class Packer:
         users = _users(self.module)
         for name, layer in self.taken.items():
             for path, user in users[id(self.module.get_parameter(name))]:
-                self.module.set_submodule(path, _instead(user, layer))
+                self.module.set_submodule(path, _instead(user, layer, self.dtype))
         packing = self._packing()
         self.module.packing = packing  # type: ignore[assignment]  # nn.Module's attributes may be anything
         _log.warning("%s", packing)
@@ -132,9 +142,16 @@ def _turned(user: nn.Module) -> bool:
     return type(user).__name__ == "Conv1D" and hasattr(user, "nf")
 
 
-def _instead(user: nn.Module, layer: Packed4 | Packed8) -> nn.Module:
+def _layer(code: Code, device: str, looked_up: bool) -> PackedLinear:
+    """The code of a matrix as a layer. looked_up: rows of it are."""
+    if torch.device(device).type == "cpu":
+        return PackedNative(held(code), *code.shape)
+    found = levels(code, four=not looked_up)
+    return (Packed4 if found.bits == 4 else Packed8)(found, code.shape[1], device)
+
+
+def _instead(user: nn.Module, layer: PackedLinear, dtype: torch.dtype) -> nn.Module:
     if isinstance(user, nn.Embedding):
-        assert isinstance(layer, Packed8)
-        return PackedEmbedding(layer)
+        return NativeEmbedding(layer, dtype) if isinstance(layer, PackedNative) else TorchEmbedding(layer, dtype)
     bias = user._parameters.get("bias")
-    return layer if bias is None else layer.with_bias(bias)
+    return layer if bias is None else layer.with_bias(bias.to(dtype))

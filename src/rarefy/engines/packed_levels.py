@@ -105,7 +105,7 @@ def _held(code: Grid) -> Levels | None:
     offset = bfloat16((8 - zero) * rounded)
     made = (code.q.reshape(out, -1, group) - np.float32(8)) * rounded[:, :, None] + offset[:, :, None]
     w = code.decode().reshape(made.shape)
-    return Levels(4, group, code.q.astype(np.int8), rounded, offset, None, None, _relative(made - w, w))
+    return Levels(4, group, code.q.astype(np.int8), rounded, offset, None, None, relative(made - w, w))
 
 
 def _separable(code: Separable, four: bool) -> Levels:
@@ -230,6 +230,7 @@ def _laid(
     return Levels(bits, group, q, scales, offset, None if straight else order, by, error)
 
 
-def _relative(difference: Floats, w: Floats) -> float:
+def relative(difference: Floats, w: Floats) -> float:
+    """The energy of a difference as a share of that of `w`."""
     energy = float(np.square(w, dtype=np.float64).sum())
     return float(np.square(difference, dtype=np.float64).sum()) / max(energy, np.finfo(np.float64).tiny)

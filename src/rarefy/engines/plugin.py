@@ -25,7 +25,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from rarefy import edits
 from rarefy.edits import attach
 from rarefy.engines.decode import Decode, without_decoding
-from rarefy.engines.packed import Packer
+from rarefy.engines.packed import Packer, computing
 from rarefy.errors import FormatError, RarefyError, UsageError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class RarefyQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.failure: RarefyError | None = None
         self.packer: Packer | None = None
+        self.packed_dtype = torch.bfloat16
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         """Raises UsageError for what an artifact cannot do, FormatError for one from the future."""
@@ -90,6 +91,9 @@ class RarefyQuantizer(HfQuantizer):
             raise UsageError(
                 "this transformers cannot open Rarefy artifacts", "it is too old", "install transformers 5.21 or newer"
             )
+        places = device_map.values() if isinstance(device_map, dict) else [device_map or "cpu"]
+        here = all(str(place) == "cpu" for place in places) or not torch.accelerator.is_available()
+        self.packed_dtype = computing("cpu" if here else "cuda")
         version = self.quantization_config.version
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise FormatError(f"artifact version {version} is not known", remedy="open it with a newer rarefy")
@@ -107,7 +111,7 @@ class RarefyQuantizer(HfQuantizer):
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """`dtype`, unless transformers guessed it from the file, where everything is uint8."""
         if self.quantization_config.packed:
-            return torch.bfloat16  # the kernels' type
+            return self.packed_dtype
         if dtype.is_floating_point:
             return dtype
         known = getattr(torch, self.quantization_config.dtype, None)
@@ -119,7 +123,7 @@ class RarefyQuantizer(HfQuantizer):
         if getattr(model.config, "distributed_config", None) is not None:
             raise UsageError("an artifact cannot be sharded while it loads", remedy="write it dense first")
         if self.quantization_config.packed:
-            self.packer = Packer(model)
+            self.packer = Packer(model, self.packed_dtype)
         if checkpoint_files is not None and len(checkpoint_files) == 1:
             self._respread(checkpoint_files)
 

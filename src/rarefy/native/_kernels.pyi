@@ -90,3 +90,23 @@ def difference(
 ) -> None: ...
 def split_planes(elements: NDArray[np.uint8], rotate: bool, planes: NDArray[np.uint8], path: str = "") -> None: ...
 def join_planes(planes: NDArray[np.uint8], rotate: bool, elements: NDArray[np.uint8], path: str = "") -> None: ...
+
+class PackedMatrix:
+    def __init__(
+        self,
+        bits: int,
+        inputs: int,
+        digits: int,
+        group: int,
+        q: NDArray[np.uint8],
+        table: NDArray[np.uint8] | None,
+        steps: NDArray[np.float32] | None,
+        scales: NDArray[np.uint16] | None,
+        first: NDArray[np.uint32] | None,
+        far: NDArray[np.uint32] | None,
+        index: NDArray[np.uint32] | None,
+        columns: NDArray[np.float32] | None,
+    ) -> None: ...
+    def multiply(self, x: int, n: int, y: int, bfloat16: bool, path: str = "") -> None: ...
+    def restore(self, start: int, out: NDArray[np.float32], path: str = "") -> None: ...
+    def look_up(self, ids: NDArray[np.int64], out: NDArray[np.float32]) -> None: ...

@@ -17,6 +17,7 @@
 #include "huffman.hpp"
 #include "packing.hpp"
 #include "planes.hpp"
+#include "products.hpp"
 #include "rans.hpp"
 #include "rounding.hpp"
 #include "tile.hpp"
@@ -180,6 +181,75 @@ void bind_round_block(Matrix<float> weights, Matrix<const float> within, Vector<
               left ? left->data() : nullptr, path_from(path));
 }
 
+// A matrix at 4 or 8 bits; its arrays live as long as it.
+struct PackedMatrix {
+  Matrix<const uint8_t> q;
+  std::optional<Vector<const uint8_t>> table;
+  std::optional<Vector<const float>> steps;
+  std::optional<nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>> scales;
+  std::optional<Vector<const uint32_t>> first, far, index;
+  std::optional<Vector<const float>> columns;
+  Packed w;
+
+  PackedMatrix(int bits, size_t inputs, size_t digits, size_t group, decltype(q) q_, decltype(table) table_,
+               decltype(steps) steps_, decltype(scales) scales_, decltype(first) first_, decltype(far) far_,
+               decltype(index) index_, decltype(columns) columns_)
+      : q(q_), table(table_), steps(steps_), scales(scales_), first(first_), far(far_), index(index_),
+        columns(columns_) {
+    const auto data = [](const auto& array) { return array ? array->data() : nullptr; };
+    require(bits == 4 || bits == 8, "a weight has 4 or 8 bits");
+    const size_t width = q.shape(1) * 8 / size_t(bits), rows = q.shape(0);
+    require(width % 64 == 0 && digits <= width, "a row is no multiple of 64, or shorter than its columns");
+    require((bits == 4) == table.has_value() && (!table || table->size() == 32), "4 bits have a table of 32 bytes");
+    require(!steps || steps->size() == rows, "a row has no step");
+    require(!scales || (bits == 4 && group > 0 && group % 32 == 0), "a group is no multiple of 32");
+    const size_t groups = scales ? (width + group - 1) / group : 0;
+    require(!scales || (scales->shape(0) == rows && scales->shape(1) == groups && scales->shape(2) == 2),
+            "scales are not (rows, groups, 2)");
+    require(first.has_value() == far.has_value(), "entries have no rows");
+    if (first) {
+      const size_t chunks = (rows + kRows - 1) / kRows;
+      require(first->size() == chunks + 1 && std::is_sorted(first->data(), first->data() + chunks + 1), "rows overlap");
+      require(first->data()[0] == 0 && first->data()[chunks] == far->size(), "entries are in no row");
+      for (size_t c = 0; c < chunks; ++c)
+        for (size_t k = first->data()[c]; k < first->data()[c + 1]; ++k) {
+          const uint32_t entry = far->data()[k];
+          require(entry >> 16 < digits && c * kRows + (entry >> 8 & 0xff) < rows && (entry >> 8 & 0xff) < kRows,
+                  "an entry lies outside");
+        }
+    }
+    require(index ? index->size() == digits : digits == inputs, "a column has no input");
+    for (size_t j = 0; index && j < digits; ++j) require(index->data()[j] < inputs, "an input lies outside");
+    require(!columns || columns->size() == digits, "a column has no scale");
+    w = {bits,       rows,  inputs,       digits,      width,     q.data(),    data(table), data(steps), group, groups,
+         data(scales), data(first), data(far), data(index), data(columns)};
+  }
+};
+
+// Addresses of contiguous vectors, as torch hands them over: its arrays of bfloat16 have no other way here that is as
+// short. Where they lie, and how long they are, is for the caller to know.
+void bind_multiply(const PackedMatrix& matrix, uintptr_t x, size_t n, uintptr_t y, bool bfloat16,
+                   const std::string& path) {
+  nb::gil_scoped_release release;
+  multiply(matrix.w, reinterpret_cast<const void*>(x), n, reinterpret_cast<void*>(y), bfloat16, path_from(path));
+}
+
+void bind_restore(const PackedMatrix& matrix, size_t start, Matrix<float> out, const std::string& path) {
+  require(out.shape(1) == matrix.w.digits, "out and the matrix differ in columns");
+  require(start <= matrix.w.rows && out.shape(0) <= matrix.w.rows - start, "rows lie outside");
+  nb::gil_scoped_release release;
+  restore(matrix.w, start, nullptr, out.shape(0), out.data(), path_from(path));
+}
+
+void bind_look_up(const PackedMatrix& matrix, Vector<const int64_t> ids, Matrix<float> out) {
+  require(out.shape(1) == matrix.w.digits && out.shape(0) == ids.size(), "out is not (ids, columns)");
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids.data()[i] < 0 || size_t(ids.data()[i]) >= matrix.w.rows)
+      throw std::out_of_range("row " + std::to_string(ids.data()[i]) + " of " + std::to_string(matrix.w.rows));
+  nb::gil_scoped_release release;
+  restore(matrix.w, 0, ids.data(), ids.size(), out.data(), best_path());
+}
+
 // Tiles one after the other; sizes and checks: of each.
 nb::bytes bind_encode_tiles(Vector<const uint8_t> symbols, size_t step, Vector<int64_t> sizes, Vector<int64_t> checks) {
   const size_t n = symbols.size();
@@ -290,6 +360,15 @@ NB_MODULE(_kernels, m) {
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
   m.def("round_block", bind_round_block, "weights"_a, "within"_a, "reciprocal"_a, "scales"_a, "steps"_a, "points"_a,
         "keep"_a.none(), "q"_a, "errors"_a, "left"_a.none(), "path"_a = "");
+  nb::class_<PackedMatrix>(m, "PackedMatrix")
+      .def(nb::init<int, size_t, size_t, size_t, decltype(PackedMatrix::q), decltype(PackedMatrix::table),
+                    decltype(PackedMatrix::steps), decltype(PackedMatrix::scales), decltype(PackedMatrix::first),
+                    decltype(PackedMatrix::far), decltype(PackedMatrix::index), decltype(PackedMatrix::columns)>(),
+           "bits"_a, "inputs"_a, "digits"_a, "group"_a, "q"_a, "table"_a.none(), "steps"_a.none(), "scales"_a.none(),
+           "first"_a.none(), "far"_a.none(), "index"_a.none(), "columns"_a.none())
+      .def("multiply", bind_multiply, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "")
+      .def("restore", bind_restore, "start"_a, "out"_a, "path"_a = "")
+      .def("look_up", bind_look_up, "ids"_a, "out"_a);
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
   m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
   m.def("decode_window", bind_decode_window, "data"_a, "steps"_a, "sizes"_a, "checks"_a, "rotate"_a, "elements"_a,

@@ -1,0 +1,338 @@
+// Rows of small integers times vectors. Built without contraction to fused operations, which here are asked for by name.
+#include "products.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#if RAREFY_X86
+#include <immintrin.h>
+#define RAREFY_FMA __attribute__((target("avx2,fma")))
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
+#endif
+
+namespace rarefy {
+
+namespace {
+
+constexpr size_t kBlock = 64, kHalf = 32;  // columns
+constexpr size_t kShared = 1 << 16;        // weights below which one thread is faster than several
+
+float widened(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+uint16_t narrowed(float value) {  // to nearest even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (value != value) return uint16_t(bits >> 16 | 0x40);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// An entry: its column above its row among kRows, above its value.
+size_t column_of(uint32_t entry) { return entry >> 16; }
+size_t row_of(uint32_t entry) { return entry >> 8 & 0xff; }
+float value_of(uint32_t entry) { return float(int8_t(entry & 0xff)); }
+
+// Where the integer of a column stands among the 32 bytes of its block.
+constexpr size_t place(size_t column) { return (column % 8 / 4) * 16 + column % kHalf / 8 * 4 + column % 4; }
+
+float level(const Packed& w, size_t row, size_t column) {
+  if (w.bits == 8) return float(int8_t(w.q[row * w.width + column]));
+  const uint8_t pair = w.q[(row * w.width + column / kBlock * kBlock) / 2 + place(column)];
+  const uint8_t k = column % kBlock < kHalf ? pair & 15 : pair >> 4;
+  return widened(uint16_t(w.table[k] | w.table[16 + k] << 8));
+}
+
+// One prepared vector: inputs in the order of the columns, zeros after them, and what a group's inputs come to.
+struct Inputs {
+  std::vector<float> x, sums;
+
+  void prepare(const Packed& w, const void* from, bool bfloat16) {
+    x.assign(w.width, 0.0f);
+    const auto fill = [&](auto value) {
+      for (size_t j = 0; j < w.digits; ++j) x[j] = value(w.index ? w.index[j] : j) * (w.columns ? w.columns[j] : 1.0f);
+    };
+    if (bfloat16) fill([half = static_cast<const uint16_t*>(from)](size_t i) { return widened(half[i]); });
+    else fill([full = static_cast<const float*>(from)](size_t i) { return full[i]; });
+    sums.assign(w.scales ? w.groups : 0, 0.0f);
+    for (size_t g = 0; g < sums.size(); ++g)
+      for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) sums[g] += x[j];
+  }
+};
+
+// What eight lanes come to, in the order of the narrowing halves of a vector.
+float total(const float* lane) {
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+// Of 32 lanes, eight.
+void fold(const float* lane, float* out) {
+  for (size_t l = 0; l < 8; ++l) out[l] = (lane[l] + lane[8 + l]) + (lane[16 + l] + lane[24 + l]);
+}
+
+// What the columns of rows come to, group by group where there are some: the order of all sums.
+float dot(const Packed& w, size_t row, const float* x) {
+  float lane[kBlock] = {}, eight[8];
+  for (size_t j = 0; j < w.width; ++j) lane[j % kBlock] = std::fma(level(w, row, j), x[j], lane[j % kBlock]);
+  for (size_t l = 0; l < kHalf; ++l) lane[l] += lane[kHalf + l];
+  fold(lane, eight);
+  return total(eight);
+}
+
+float dot_groups(const Packed& w, size_t row, const float* x) {
+  float eight[8], sum[8] = {};
+  for (size_t g = 0; g < w.groups; ++g) {
+    float lane[kHalf] = {};
+    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j)
+      lane[j % kHalf] = std::fma(level(w, row, j), x[j], lane[j % kHalf]);
+    fold(lane, eight);
+    const float scale = widened(w.scales[2 * (row * w.groups + g)]);
+    for (size_t l = 0; l < 8; ++l) sum[l] = std::fma(scale, eight[l], sum[l]);
+  }
+  return total(sum);
+}
+
+void dots_scalar(const Packed& w, size_t first, size_t count, const float* x, float* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = w.scales ? dot_groups(w, first + i, x) : dot(w, first + i, x);
+}
+
+#if RAREFY_X86
+RAREFY_FMA RAREFY_INLINE float total_fma(__m256 v) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+RAREFY_FMA RAREFY_INLINE __m256 fold_fma(const __m256* lane) {
+  return _mm256_add_ps(_mm256_add_ps(lane[0], lane[1]), _mm256_add_ps(lane[2], lane[3]));
+}
+
+struct Table {
+  __m256i low, high;
+};
+
+RAREFY_FMA RAREFY_INLINE Table table_fma(const uint8_t* table) {
+  const auto both = [](const uint8_t* from) RAREFY_FMA {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  };
+  return {both(table), both(table + 16)};
+}
+
+// The values of 32 columns, numbered in the low halves of bytes: a byte of each by either half of the table, side by side
+// a bfloat16, which above 16 zeros is a float32.
+RAREFY_FMA RAREFY_INLINE void values_fma(Table table, __m256i bytes, __m256* value) {
+  const __m256i k = _mm256_and_si256(bytes, _mm256_set1_epi8(15)), zero = _mm256_setzero_si256();
+  const __m256i low = _mm256_shuffle_epi8(table.low, k), high = _mm256_shuffle_epi8(table.high, k);
+  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
+  value[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, first));
+  value[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, first));
+  value[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, second));
+  value[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, second));
+}
+
+RAREFY_FMA RAREFY_INLINE void half_fma(Table table, __m256i bytes, const float* x, __m256* lane) {
+  __m256 value[4];
+  values_fma(table, bytes, value);
+  for (int i = 0; i < 4; ++i) lane[i] = _mm256_fmadd_ps(value[i], _mm256_loadu_ps(x + 8 * i), lane[i]);
+}
+
+RAREFY_FMA RAREFY_INLINE __m256i block_fma(const Packed& w, size_t row, size_t column) {
+  const uint8_t* at = w.q + (row * w.width + column / kBlock * kBlock) / 2;
+  return _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(at));
+}
+
+RAREFY_FMA void dots4_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
+  const Table table = table_fma(w.table);
+  for (size_t row = first; row < first + count; ++row) {
+    __m256 lane[8] = {};
+    for (size_t j = 0; j < w.width; j += kBlock) {
+      const __m256i bytes = block_fma(w, row, j);
+      half_fma(table, bytes, x + j, lane);
+      half_fma(table, _mm256_srli_epi16(bytes, 4), x + j + kHalf, lane + 4);
+    }
+    for (int i = 0; i < 4; ++i) lane[i] = _mm256_add_ps(lane[i], lane[4 + i]);
+    out[row - first] = total_fma(fold_fma(lane));
+  }
+}
+
+RAREFY_FMA void dots4_groups_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
+  const Table table = table_fma(w.table);
+  for (size_t row = first; row < first + count; ++row) {
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t g = 0; g < w.groups; ++g) {
+      __m256 lane[4] = {};
+      for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); j += kHalf) {
+        const __m256i bytes = block_fma(w, row, j);
+        half_fma(table, j % kBlock ? _mm256_srli_epi16(bytes, 4) : bytes, x + j, lane);
+      }
+      const __m256 scale = _mm256_set1_ps(widened(w.scales[2 * (row * w.groups + g)]));
+      sum = _mm256_fmadd_ps(scale, fold_fma(lane), sum);
+    }
+    out[row - first] = total_fma(sum);
+  }
+}
+
+RAREFY_FMA void values4_fma(const Packed& w, size_t row, float* out) {
+  const Table table = table_fma(w.table);
+  for (size_t j = 0; j < w.width; j += kBlock) {
+    const __m256i bytes = block_fma(w, row, j);
+    __m256 value[8];
+    values_fma(table, bytes, value);
+    values_fma(table, _mm256_srli_epi16(bytes, 4), value + 4);
+    for (int i = 0; i < 8; ++i) _mm256_storeu_ps(out + j + 8 * i, value[i]);
+  }
+}
+
+RAREFY_FMA void dots8_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
+  for (size_t row = first; row < first + count; ++row) {
+    __m256 lane[8] = {};
+    for (size_t j = 0; j < w.width; j += kBlock)
+      for (int i = 0; i < 8; ++i) {
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.q + row * w.width + j + 8 * i));
+        const __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        lane[i] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + j + 8 * i), lane[i]);
+      }
+    for (int i = 0; i < 4; ++i) lane[i] = _mm256_add_ps(lane[i], lane[4 + i]);
+    out[row - first] = total_fma(fold_fma(lane));
+  }
+}
+#endif
+
+bool has_fma(Path path) {
+#if RAREFY_X86
+  return path >= Path::avx2 && __builtin_cpu_supports("fma");
+#else
+  return path != Path::scalar;
+#endif
+}
+
+using Dots = void (*)(const Packed&, size_t, size_t, const float*, float*);
+
+Dots dots_of(const Packed& w, Path path) {
+#if RAREFY_X86
+  if (has_fma(path)) return w.bits == 8 ? dots8_fma : w.scales ? dots4_groups_fma : dots4_fma;
+#endif
+  (void)path;
+  return dots_scalar;
+}
+
+// Added to the sums of up to kRows rows from a multiple of kRows on: entries, by column, so that one seldom waits for the
+// sum of the one before; and offsets.
+void add_rest(const Packed& w, size_t first, size_t count, const Inputs& inputs, float* sums) {
+  const float* x = inputs.x.data();
+  if (w.first)
+    for (uint32_t k = w.first[first / kRows], last = w.first[first / kRows + 1]; k < last; ++k)
+      sums[row_of(w.far[k])] += value_of(w.far[k]) * x[column_of(w.far[k])];
+  if (w.scales)
+    for (size_t i = 0; i < count; ++i)
+      for (size_t g = 0; g < w.groups; ++g)
+        sums[i] += widened(w.scales[2 * ((first + i) * w.groups + g) + 1]) * inputs.sums[g];
+}
+
+// OpenMP's runtime, if the process has one whose symbols all may see. Threads of our own would wait for those of torch,
+// which keep a processor busy for a while after each of its products.
+struct OpenMP {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+  int (*most)() = nullptr;
+  int (*threads)() = nullptr;
+  int (*thread)() = nullptr;
+
+  OpenMP() {
+#if defined(__unix__) || defined(__APPLE__)
+    parallel = reinterpret_cast<decltype(parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    most = reinterpret_cast<decltype(most)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    threads = reinterpret_cast<decltype(threads)>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
+    thread = reinterpret_cast<decltype(thread)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+#endif
+  }
+  bool there() const { return parallel && most && threads && thread; }
+};
+
+const OpenMP& openmp() {
+  static const OpenMP found;
+  return found;
+}
+
+// work(begin, end) on all of `count` pieces, shared among threads where they come to so many weights.
+template <class Work>
+void shared(size_t count, size_t weights, const Work& work) {
+  struct Job {
+    const Work& work;
+    size_t count;
+  } job{work, count};
+  if (weights <= kShared || !openmp().there() || openmp().most() < 2) return work(0, count);
+  const auto share = [](void* with) {
+    const Job& mine = *static_cast<const Job*>(with);
+    const size_t me = size_t(openmp().thread()), all = size_t(openmp().threads());
+    mine.work(mine.count * me / all, mine.count * (me + 1) / all);
+  };
+  openmp().parallel(share, &job, unsigned(openmp().most()), 0);
+}
+
+// What the integers of a row stand for.
+void values(const Packed& w, size_t row, Path path, float* out) {
+#if RAREFY_X86
+  if (has_fma(path) && w.bits == 4) return values4_fma(w, row, out);
+#endif
+  (void)path;
+  for (size_t j = 0; j < w.width; ++j) out[j] = level(w, row, j);
+}
+
+void restore_row(const Packed& w, size_t row, Path path, float* out) {
+  values(w, row, path, out);
+  for (size_t g = 0; w.scales && g < w.groups; ++g) {
+    const uint16_t* pair = w.scales + 2 * (row * w.groups + g);
+    const float scale = widened(pair[0]), offset = widened(pair[1]);
+    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) out[j] = out[j] * scale + offset;
+  }
+  if (w.first)
+    for (uint32_t k = w.first[row / kRows], last = w.first[row / kRows + 1]; k < last; ++k)
+      if (row_of(w.far[k]) == row % kRows) out[column_of(w.far[k])] += value_of(w.far[k]);
+  for (size_t j = 0; w.steps && j < w.digits; ++j) out[j] *= w.steps[row];
+}
+
+}  // namespace
+
+void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path) {
+  static thread_local std::vector<Inputs> kept;  // its memory is small, and asked for again and again
+  std::vector<Inputs>& inputs = kept;            // of this thread, for all that share its work
+  if (inputs.size() < n) inputs.resize(n);
+  const size_t bytes = w.inputs * (bfloat16 ? 2 : 4);
+  for (size_t i = 0; i < n; ++i) inputs[i].prepare(w, static_cast<const char*>(x) + i * bytes, bfloat16);
+  const Dots dots = dots_of(w, path);
+  const size_t chunks = (w.rows + kRows - 1) / kRows;
+  shared(chunks, w.rows * w.width * n, [&](size_t begin, size_t end) {
+    float sums[kRows];
+    for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows)
+      for (size_t i = 0; i < n; ++i) {
+        const size_t count = std::min(kRows, w.rows - first);
+        dots(w, first, count, inputs[i].x.data(), sums);
+        add_rest(w, first, count, inputs[i], sums);
+        for (size_t k = 0; k < count; ++k) {
+          const float value = w.steps ? w.steps[first + k] * sums[k] : sums[k];
+          if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + first + k] = narrowed(value);
+          else static_cast<float*>(y)[i * w.rows + first + k] = value;
+        }
+      }
+  });
+}
+
+void restore(const Packed& w, size_t start, const int64_t* ids, size_t count, float* out, Path path) {
+  shared(count, count * w.width, [&](size_t first, size_t last) {
+    std::vector<float> row(w.width);
+    for (size_t i = first; i < last; ++i) {
+      restore_row(w, ids ? size_t(ids[i]) : start + i, path, row.data());
+      std::copy_n(row.data(), w.digits, out + i * w.digits);
+    }
+  });
+}
+
+}  // namespace rarefy

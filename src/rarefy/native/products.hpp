@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu.hpp"
+
+namespace rarefy {
+
+// A matrix (rows, inputs) at 4 or 8 bits a weight. A row is `width` integers, a multiple of 64; those past `digits` meet
+// zeros. The input of column j is x[index[j]] * columns[j], or x[j] where these are null.
+//
+// 8 bits: int8, the weight's share of its row's step.
+// 4 bits: in 64 columns, the low halves of 32 bytes are the first 32; of each 32, byte b < 16 is column 8 (b / 4) + b % 4,
+// byte b + 16 the one four further. They number `table`, 16 bfloat16 values: their low bytes, then their high bytes. In
+// groups of `group` columns, a multiple of 32, with a scale and an offset (rows, groups, 2) in bfloat16, or null.
+// Integers further out are sums of entries: of kRows rows, in the order of their columns, those from first[row / kRows]
+// on: column << 16 | row % kRows << 8 | int8.
+//
+// steps: of the rows, or null.
+constexpr size_t kRows = 16;
+
+struct Packed {
+  int bits;
+  size_t rows, inputs, digits, width;
+  const uint8_t* q;
+  const uint8_t* table;
+  const float* steps;
+  size_t group, groups;
+  const uint16_t* scales;
+  const uint32_t* first;
+  const uint32_t* far;
+  const uint32_t* index;
+  const float* columns;
+};
+
+// y (n, rows) = x (n, inputs) W'. Sums are float32's, fused, in one order on every path and for any number of threads.
+// bfloat16: x and y are; else float32. Work is shared among the threads of OpenMP where its runtime is loaded already,
+// as torch loads it.
+void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path);
+
+// Rows of W for prepared inputs, float32 (count, digits): those of `ids`, or from `start` on where it is null.
+void restore(const Packed& w, size_t start, const int64_t* ids, size_t count, float* out,
+             Path path);
+
+}  // namespace rarefy
