@@ -1,9 +1,9 @@
 """What was written, running: every engine beside the dense network, and beside files that the engine made itself.
 
-    python bench/engines.py --python LLAMA_ENV/bin/python --llama-cpp BIN [--only PART]
+    python bench/engines.py --python LLAMA_ENV/bin/python [--only PART]
 
     language    SmolLM2-135M off its grid: dense in float32 and bfloat16, packed, GGUF, ONNX of 4 bits
-    gguf        its GGUF exports beside llama.cpp's own of the same type, which BIN/llama-quantize makes of our float32
+    gguf        its GGUF exports beside llama.cpp's own of the same type, which its library makes of our float32
     encoder     all-MiniLM-L6-v2: int8 ONNX beside torch in float32, sentences a second and Spearman on STS-B's test
     images      ResNet-20 and -56: int8 ONNX beside torch in float32, images a second and accuracy on CIFAR-10's test
     loading     the artifact and dense safetensors by from_pretrained, files dropped from the page cache before each
@@ -51,10 +51,21 @@ from rarefy.opening import open_model
 
 HERE = Path(__file__).resolve().parent
 
-TYPES = ("q4_0", "q4_1", "q8_0")
-"""Of GGUF, which llama.cpp writes itself too."""
+TYPES = {"q4_0": 2, "q4_1": 3, "q8_0": 7}
+"""Of GGUF, which llama.cpp writes itself too; its own numbers for them."""
 
-ENTROPY = "quantize.entropy:bits=4"
+QUANTIZE = """
+import sys, llama_cpp
+source, target, kind = sys.argv[1:]
+settings = llama_cpp.llama_model_quantize_default_params()
+settings.ftype = int(kind)
+sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), settings))
+"""
+"""What llama-quantize does."""
+
+SMALL = ("--bpw", "3", "--blocks", "36")
+"""The artifact of `make demo`."""
+
 GROUPS = "quantize.gptq:bits=4,group=32,symmetric=true,scale=F16"
 
 Part = dict[str, Any]
@@ -67,7 +78,6 @@ class Run:
     work: Path
     cache: Path = CACHE
     pythons: tuple[str, ...] = ()
-    llama_cpp: Path | None = None
     repeat: int = 20
     threads: int | None = None
     missing: dict[str, str] = field(default_factory=dict)
@@ -84,13 +94,15 @@ class Run:
 
     def quantized(self, kind: str, plain: Path | None) -> Path | None:
         """llama.cpp's own file of a type."""
-        name = f"llama.cpp-{kind}"
-        if self.llama_cpp is None:
-            self.missing[name] = "--llama-cpp does not say where llama-quantize is"
-        if self.llama_cpp is None or plain is None:
+        target = self.work / f"llama.cpp-{kind}.gguf"
+        try:
+            python = interpreter("llama.cpp", self.pythons)
+        except RarefyError as error:
+            self.missing[target.name] = str(error)
             return None
-        target = self.work / f"{name}.gguf"
-        return self.made(target, [str(self.llama_cpp / "llama-quantize"), str(plain / "model.gguf"), str(target), kind])
+        if plain is None:
+            return None
+        return self.made(target, [python, "-c", QUANTIZE, f"{plain}/model.gguf", str(target), str(TYPES[kind])])
 
     def race(self, called: Mapping[str, str | Path | None], **asked: Any) -> Part:
         """Speeds by name, the yardstick first. called: what `rarefy bench` calls each; None was not made."""
@@ -125,7 +137,7 @@ class Run:
 def language(run: Run) -> Part:
     """Each engine on one network."""
     model = networks.smollm2(run.cache)
-    artifact = run.rarefy("artifact", "compress", model, "-m", ENTROPY)
+    artifact = run.rarefy("artifact", "compress", model, *SMALL)
     grouped = run.rarefy("grouped", "compress", model, "-m", GROUPS)
     called = {
         "dense float32": model,
@@ -217,7 +229,7 @@ def images(run: Run) -> Part:
 def loading(run: Run) -> Part:
     """Seconds of from_pretrained to float32 with cold files, in turn."""
     model = networks.smollm2(run.cache, "bf16")
-    artifact = run.rarefy("artifact", "compress", networks.smollm2(run.cache), "-m", ENTROPY)
+    artifact = run.rarefy("artifact", "compress", networks.smollm2(run.cache), *SMALL)
     if artifact is None:
         return {"reached": {"loading": False}}
     cores = len(os.sched_getaffinity(0))
@@ -273,7 +285,7 @@ def measured(run: Run, report: Part, only: list[str]) -> Iterator[Part]:
             run.missing = {}
             found = part(run)
             report = {
-                "command": "python bench/engines.py --python LLAMA_ENV/bin/python --llama-cpp BIN",
+                "command": "python bench/engines.py --python LLAMA_ENV/bin/python",
                 "parts": {**report.get("parts", {}), name: {**found, "missing": run.missing, **on()}},
             }
             yield report
@@ -290,13 +302,12 @@ def main() -> None:
         "--only", action="append", choices=PARTS, default=[], help="measure this part, again if need be"
     )
     parser.add_argument("--python", action="append", default=[], help="of an environment with llama-cpp-python")
-    parser.add_argument("--llama-cpp", type=Path, help="folder of llama-quantize")
     parser.add_argument("--cache", type=Path, default=CACHE, help="default: $RAREFY_CACHE, else cache/")
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--threads", type=int, help="all cores unless told")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "engines.json")
     asked = parser.parse_args()
-    run = Run(asked.cache / "engines", asked.cache, tuple(asked.python), asked.llama_cpp, asked.repeat, asked.threads)
+    run = Run(asked.cache / "engines", asked.cache, tuple(asked.python), asked.repeat, asked.threads)
     report = json.loads(asked.out.read_text()) if asked.out.exists() else {}
     for found in measured(run, report, asked.only):
         asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,26 @@ import os
 import platform
 from pathlib import Path
 
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "VNNI",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "bfloat16",
+    "amx_bf16": "AMX",
+}
+
 
 def machine() -> dict[str, str | int]:
-    """Processor model and the cores this process may use."""
+    """Processor model, what it has of the instructions that engines look for, and the cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"cpu": _cpu_model(), "cores": cores}
+    flags = _cpu("flags").split()
+    there = ", ".join(dict.fromkeys(name for flag, name in INSTRUCTIONS.items() if flag in flags))
+    return {
+        "cpu": _cpu("model name") or platform.processor() or platform.machine(),
+        "instructions": there,
+        "cores": cores,
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -25,10 +40,11 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _cpu_model() -> str:
+def _cpu(what: str) -> str:
+    """What Linux says of the first processor."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
-            if line.startswith("model name"):
+            if line.partition(":")[0].strip() == what:
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

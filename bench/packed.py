@@ -3,10 +3,10 @@
     python bench/packed.py ARTIFACT DENSE [--repeats R] [--out bench/results/packed.json]
 
 ARTIFACT, DENSE: a causal language model and the original's directory. Products: every linear layer of the network
-once, in order, on one row of noise, so that its weights come from where they would; by float32, and by torch's kernels
-at 8 and at 4 bits (groups of 64) on matrices of the same shapes. Network: a forward of one token after 128, with its
-cache; dense, packed, and both under torch.compile. All in turn in one process; milliseconds, medians with 95 %
-intervals, ratios paired.
+once, in order, on one row of noise, so that its weights come from where they would; by float32, by torch's kernels at 8
+and at 4 bits (groups of 64) on noise of the same shapes, and the packed layers of the artifact. Network: a forward of
+one token after 128, with its cache; dense, packed, and with layers that give zeros, which is what packing cannot make
+faster. All in turn in one process; milliseconds, medians with 95 % intervals, ratios paired.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM
 
 import rarefy
 from machine import machine, versions
+from rarefy.engines.packed_layers import PackedLinear
 from rarefy.measure.speed import median
 
 HERE = Path(__file__).resolve().parent
@@ -38,8 +39,20 @@ Token = Callable[[], None]
 """Does the work of one token."""
 
 
-def products(shapes: list[tuple[int, int]]) -> dict[str, Token]:
-    """By kernel, one row through matrices (out, in) of these shapes."""
+class Zeros(nn.Module):
+    """A linear layer of so many outputs that does nothing."""
+
+    def __init__(self, out: int) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(*x.shape[:-1], self.out)
+
+
+def products(packed: list[PackedLinear]) -> dict[str, Token]:
+    """By kernel, one row through matrices (out, in) of the shapes of these."""
+    shapes = [(layer.out_features, layer.in_features) for layer in packed]
     dense = [torch.randn(shape) for shape in shapes]
     eight = [
         (torch.randint(-127, 128, shape, dtype=torch.int8), torch.ones(shape[0], dtype=torch.bfloat16))
@@ -67,12 +80,15 @@ def products(shapes: list[tuple[int, int]]) -> dict[str, Token]:
         for (w, scales), (_, columns) in zip(four, shapes, strict=True):
             torch._weight_int4pack_mm_for_cpu(short[columns], w, GROUP, scales)
 
-    return {"dense float32": by_dense, "int8pack": by_eight, "int4pack": by_four}
+    def by_ours() -> None:
+        for layer in packed:
+            layer.product(x[layer.in_features])
+
+    return {"dense float32": by_dense, "torch's int8": by_eight, "torch's int4": by_four, "packed": by_ours}
 
 
-def network(module: Any, compiled: bool) -> Token:
+def network(module: Any) -> Token:
     """A forward of one more token each time; the cache starts anew where it has grown by TOKENS."""
-    step = torch.compile(module.forward, dynamic=True) if compiled else module.forward
     ids = torch.arange(PROMPT)[None]
     done, cache = 0, None
 
@@ -80,7 +96,7 @@ def network(module: Any, compiled: bool) -> Token:
         nonlocal done, cache
         if done % TOKENS == 0:
             cache = module(ids, use_cache=True, logits_to_keep=1).past_key_values
-        step(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+        module(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
         done += 1
 
     return token
@@ -108,25 +124,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("dense")
-    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "packed.json")
     asked = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     dense = AutoModelForCausalLM.from_pretrained(asked.dense, dtype=torch.float32).eval()
-    shapes = [(layer.out_features, layer.in_features) for layer in dense.modules() if isinstance(layer, nn.Linear)]
+    idle = AutoModelForCausalLM.from_pretrained(asked.dense, dtype=torch.float32).eval()
     packed: Any = rarefy.open(asked.artifact).packed()
+    layers = [layer for layer in packed.modules() if isinstance(layer, PackedLinear)]
+    for path, layer in list(idle.named_modules()):
+        if isinstance(layer, nn.Linear):
+            idle.set_submodule(path, Zeros(layer.out_features))
     with torch.no_grad():
-        alone = raced(products(shapes), asked.repeats)
-        whole = raced(
-            {
-                f"{name}{', compiled' * compiled}": network(module, compiled)
-                for compiled in (False, True)
-                for name, module in (("dense float32", dense), ("packed", packed))
-            },
-            asked.repeats,
-        )
-    about = {"machine": machine(), "versions": versions("transformers"), "layers": len(shapes)}
-    about |= {"weights": sum(rows * columns for rows, columns in shapes), "packed bytes": packed.packing.bytes}
+        alone = raced(products(layers), asked.repeats)
+        networks = {"dense float32": dense, "packed": packed, "no products": idle}
+        whole = raced({name: network(module) for name, module in networks.items()}, asked.repeats)
+    about = {"machine": machine(), "versions": versions("transformers"), "layers": len(layers)}
+    about |= {
+        "weights": sum(layer.out_features * layer.in_features for layer in layers),
+        "packed bytes": packed.packing.bytes,
+    }
     asked.out.write_text(json.dumps({**about, "products": alone, "network": whole}, indent=1) + "\n")
     for part in (alone, whole):
         for name, row in part.items():

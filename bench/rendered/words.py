@@ -26,7 +26,8 @@ def on(result: dict[str, Any]) -> str:
     """The machine, in words."""
     machine, found = result["machine"], result["versions"]
     libraries = ", ".join(f"{name} {version}" for name, version in found.items())
-    return f"{machine['cpu']}, {machine['cores']} cores; {libraries}."
+    instructions = f" ({machine['instructions']})" if machine.get("instructions") else ""
+    return f"{machine['cpu']}{instructions}, {machine['cores']} cores; {libraries}."
 
 
 def spread(found: dict[str, Any], unit: float, digits: int) -> str:

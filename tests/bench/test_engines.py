@@ -31,7 +31,7 @@ def test_what_is_made_is_made_once_and_what_fails_is_named(run: engines.Run) -> 
     assert run.missing["net"].startswith("error: ")
     assert run.export("of nothing", None, "gguf") is None
     assert run.quantized("q4_0", None) is None
-    assert "--llama-cpp" in run.missing["llama.cpp-q4_0"]
+    assert "--python" in run.missing["llama.cpp-q4_0.gguf"]
 
 
 def test_networks_without_an_engine_are_left_out(
