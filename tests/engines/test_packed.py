@@ -56,13 +56,15 @@ LLAMA = LlamaConfig(
 )
 
 
-def grid(bits: int, group: int, affine: bool, out: int = OUT, columns: int = IN) -> Grid:
+def grid(bits: int, group: int, affine: bool, out: int = OUT, columns: int = IN, scale: str = "F16") -> Grid:
     rng = np.random.default_rng(bits)
     groups = -(-columns // group)
     q = rng.integers(0, 1 << bits, (out, columns)).astype(np.uint8)
     zero = rng.integers(0, 1 << bits, (out, groups)).astype(np.uint8) if affine else None
-    scale = Dense.of(rng.uniform(0.01, 0.02, (out, groups)).astype(np.float32), "F16")
-    return Grid(q, scale, zero, bits_per_symbol=bits, group=group, shape=(out, columns))
+    scales = Dense.of(
+        rng.uniform(0.01, 0.02, (out, groups)).astype(np.float32) * (1e9 if scale == "BF16" else 1), scale
+    )
+    return Grid(q, scales, zero, bits_per_symbol=bits, group=group, shape=(out, columns))
 
 
 def separable(
@@ -81,11 +83,13 @@ GAUSS = RNG.normal(0, 0.05, (OUT, IN)).astype(np.float32)
 KEEP = RNG.random((OUT, IN)) < 0.5
 CODES: dict[str, tuple[Code, int, float]] = {
     # code, bits that it must take, largest relative error of the weights; bfloat16 scales alone come to 0.3 %
-    "symmetric": (grid(4, 64, False), 4, 0.005),
-    "affine": (grid(4, 32, True), 4, 0.005),
-    "one group": (grid(3, IN, True), 4, 0.005),
-    "one group, rows that fill no block": (grid(4, 72, True, columns=72), 4, 0.005),
-    "a short last group": (grid(4, 96, True), 4, 0.005),
+    "scales of 32 bits": (grid(4, 64, True, scale="F32"), 4, 0.005),
+    "scales beyond binary16": (grid(4, 64, True, scale="BF16"), 4, EXACT),
+    "symmetric": (grid(4, 64, False), 4, EXACT),
+    "affine": (grid(4, 32, True), 4, EXACT),
+    "one group": (grid(3, IN, True), 4, EXACT),
+    "one group, rows that fill no block": (grid(4, 72, True, columns=72), 4, EXACT),
+    "a short last group": (grid(4, 96, True), 4, EXACT),
     "ragged groups": (grid(4, 48, True), 8, 0.01),
     "8 bits": (grid(8, 64, True), 8, 0.01),
     "separable": (separable(2), 4, EXACT),
@@ -188,6 +192,13 @@ def test_cuda_agrees() -> None:
 def test_rounds_as_torch_does() -> None:
     values = RNG.normal(0, 1, 1000).astype(np.float32)
     assert np.array_equal(bfloat16(values), torch.from_numpy(values).bfloat16().float().numpy())
+
+
+def test_error_of_rounded_scales_is_the_one_that_is_made() -> None:
+    code = CODES["scales of 32 bits"][0]
+    layer = PackedNative(held(code), OUT, IN)
+    assert distance(layer.weight, torch.from_numpy(code.decode())) ** 2 == pytest.approx(layer.error, rel=1e-3)
+    assert PackedNative(held(CODES["affine"][0]), OUT, IN).error == 0
 
 
 def test_error_is_the_one_that_is_made() -> None:

@@ -16,7 +16,7 @@ TABLE = np.array([-8, -7, -6, -5, -4, -2.90625, -1.8984375, -0.8984375, 0, 1, 2,
 def packed(rows: int, columns: int, rng: np.random.Generator, bits: int = 4, group: int = 0, far: int = 0) -> Any:
     """Of a matrix (rows, columns) the arrays, laid out as `products.hpp` says, and what it is, float64."""
     width = columns + -columns % 64
-    arrays: dict[str, Any] = dict.fromkeys(("table", "steps", "scales", "first", "far", "index", "columns"))
+    arrays: dict[str, Any] = dict.fromkeys(("table", "steps", "scales", "shifts", "first", "far", "index", "columns"))
     if bits == 8:
         q = np.zeros((rows, width), np.int8)
         q[:, :columns] = rng.integers(-128, 128, (rows, columns))
@@ -33,11 +33,12 @@ def packed(rows: int, columns: int, rng: np.random.Generator, bits: int = 4, gro
         arrays["table"] = np.concatenate([bits16 & 255, bits16 >> 8]).astype(np.uint8)
         w = TABLE.astype(np.float64)[k][:, :columns]
     if group:
-        pairs = rng.normal(0, 1, (rows, -(-width // group), 2)).astype(np.float32)
-        arrays["scales"] = (pairs.view(np.uint32) >> 16).astype(np.uint16)
-        pairs = (pairs.view(np.uint32) & 0xFFFF0000).view(np.float32)
-        spread = np.repeat(pairs, group, 1)[:, :columns].astype(np.float64)
-        w = w * spread[..., 0] + spread[..., 1]
+        shape = rows, -(-width // group)
+        scale, shift = rng.normal(0, 1, shape).astype(np.float16), rng.integers(-8, 9, shape).astype(np.int8)
+        scale[0, 0] = 3e-6  # below binary16's normal numbers
+        arrays |= {"scales": scale.view(np.uint16), "shifts": shift}
+        spread, moved = (np.repeat(each, group, 1)[:, :columns].astype(np.float64) for each in (scale, shift))
+        w = (w + moved) * spread
     else:
         arrays["steps"] = rng.uniform(0.5, 2, rows).astype(np.float32)
     if far:
@@ -50,7 +51,7 @@ def packed(rows: int, columns: int, rng: np.random.Generator, bits: int = 4, gro
         arrays["first"] = np.cumsum([0, *map(len, chunks)]).astype(np.uint32)
     if arrays["steps"] is not None:
         w *= arrays["steps"][:, None]
-    return (bits, columns, columns, group, held), arrays, w
+    return (bits, columns, columns, group, True, held), arrays, w
 
 
 def product(matrix: Any, x: np.ndarray, rows: int, path: str = "") -> np.ndarray:
@@ -87,9 +88,11 @@ def test_is_the_product(rows: int, columns: int, bits: int, group: int, far: int
 def test_prepares_inputs() -> None:
     """A column reads the input that it names, and scales it; digits are two columns of one input."""
     rng = np.random.default_rng(0)
-    (bits, _, digits, group, held), arrays, w = packed(20, 70, rng, 8)
+    (bits, _, digits, group, _, held), arrays, w = packed(20, 70, rng, 8)
     index, columns = rng.integers(0, 50, digits).astype(np.uint32), rng.uniform(0.5, 2, digits).astype(np.float32)
-    matrix = _kernels.PackedMatrix(bits, 50, digits, group, held, **{**arrays, "index": index, "columns": columns})
+    matrix = _kernels.PackedMatrix(
+        bits, 50, digits, group, False, held, **{**arrays, "index": index, "columns": columns}
+    )
     x = rng.normal(0, 1, (2, 50)).astype(np.float32)
     assert np.allclose(product(matrix, x, 20), (x[:, index] * columns) @ w.T, rtol=1e-4, atol=1e-2)
 
@@ -135,8 +138,9 @@ def test_threads_change_nothing() -> None:
         ({"digits": 65}, "shorter than its columns"),
         ({"table": None}, "a table of 32 bytes"),
         ({"steps": np.ones(3, np.float32)}, "a row has no step"),
-        ({"scales": np.ones((16, 2, 2), np.uint16), "group": 16}, "multiple of 32"),
-        ({"scales": np.ones((16, 1, 2), np.uint16), "group": 32}, "not \\(rows, groups, 2\\)"),
+        ({"scales": np.ones((16, 2), np.uint16), "group": 16}, "multiple of 32"),
+        ({"scales": np.ones((16, 1), np.uint16), "group": 32}, "not \\(rows, groups\\)"),
+        ({"shifts": np.ones((16, 1), np.int8)}, "not \\(rows, groups\\)"),
         ({"first": np.array([0, 1], np.uint32)}, "entries have no rows"),
         ({"first": np.array([0, 1], np.uint32), "far": np.array([64 << 16], np.uint32)}, "outside"),
         ({"first": np.array([0, 1], np.uint32), "far": np.array([16 << 8], np.uint32)}, "outside"),
@@ -148,8 +152,8 @@ def test_threads_change_nothing() -> None:
     ],
 )
 def test_refuses_what_does_not_fit(change: dict[str, Any], why: str) -> None:
-    (bits, inputs, digits, group, q), arrays, _ = packed(16, 64, np.random.default_rng(0))
-    given = {"bits": bits, "inputs": inputs, "digits": digits, "group": group, "q": q, **arrays}
+    (bits, inputs, digits, group, _, q), arrays, _ = packed(16, 64, np.random.default_rng(0))
+    given = {"bits": bits, "inputs": inputs, "digits": digits, "group": group, "binary16": False, "q": q, **arrays}
     _kernels.PackedMatrix(**given)
     with pytest.raises(ValueError, match=why):
         _kernels.PackedMatrix(**{**given, **change})

@@ -43,6 +43,7 @@ class Held:
     digits: int
     arrays: dict[str, NDArray[Any] | None]
     error: float
+    binary16: bool = False
 
 
 def held(code: Code) -> Held:
@@ -56,26 +57,37 @@ def held(code: Code) -> Held:
 
 
 def _grid(code: Grid) -> Held | None:
-    """A grid of at most 4 bits: its integers, a scale and an offset a group, rounded to bfloat16."""
+    """A grid of at most 4 bits: its integers, and a scale and a shift a group."""
     out, columns = code.q.shape
-    within = columns + -columns % WIDTH if code.groups == 1 else code.group
-    if code.bits_per_symbol > 4 or within % 32:
+    width = columns + -columns % WIDTH
+    group = width if code.groups == 1 else code.group
+    if code.bits_per_symbol > 4 or group % 32:
         return None
+    missing = ((0, 0), (0, -(-width // group) - code.groups))
     scale, zero = (
-        np.broadcast_to(part, (out, code.groups)).astype(np.float32)
-        for part in (code.scale.decode(), code.zero_points())
+        np.pad(np.broadcast_to(each, (out, code.groups)), missing)
+        for each in (code.scale.decode(), code.zero_points().astype(np.int8))
     )
-    rounded = bfloat16(scale)
-    offset = bfloat16((8 - zero) * rounded)
-    pairs = np.stack([rounded, offset], 2)
-    missing = -(-(columns + -columns % WIDTH) // within) - code.groups
-    pairs = np.pad(pairs, ((0, 0), (0, missing), (0, 0)))
-    spread = np.repeat(pairs, within, 1)[:, :columns]
-    made = (code.q - np.float32(8)) * spread[..., 0] + spread[..., 1]
-    w = code.decode().reshape(out, columns)
+    scales, binary16, kept = _scales(scale)
     arrays: dict[str, Any] = {"packed": nibbles(code.q), "table": table(np.arange(-8, 8, dtype=np.float32))}
-    arrays["scales"] = (pairs.view(np.uint32) >> 16).astype(np.uint16)
-    return Held(4, within, columns, arrays, relative(made - w, w))
+    arrays |= {"scales": scales, "shifts": 8 - zero if (zero != 8).any() else None}
+    error = 0.0
+    if kept is not scale:
+        n = code.q.astype(np.float32) - np.repeat(zero, group, 1)[:, :columns]
+        moved, whole = (n * np.repeat(each, group, 1)[:, :columns] for each in (kept - scale, scale))
+        error = relative(moved, whole)
+    return Held(4, group, columns, arrays, error, binary16)
+
+
+def _scales(scale: NDArray[np.float32]) -> tuple[NDArray[np.uint16], bool, NDArray[np.float32]]:
+    """Scales in 16 bits, whether these are binary16, and what they are then: bfloat16 unless binary16 is exact."""
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float16)
+    if np.array_equal(half.astype(np.float32), scale):
+        return half.view(np.uint16), True, scale
+    short = bfloat16(scale)
+    kept = scale if np.array_equal(short, scale) else short
+    return (short.view(np.uint32) >> 16).astype(np.uint16), False, kept
 
 
 def _separable(code: Separable) -> Held | None:

@@ -21,6 +21,7 @@ ARRAYS: Final[dict[str, Any]] = {
     "table": np.uint8,
     "steps": np.float32,
     "scales": np.uint16,
+    "shifts": np.int8,
     "first": np.uint32,
     "far": np.uint32,
     "index": np.uint32,
@@ -35,12 +36,12 @@ SIGNED: Final[dict[Any, Any]] = {np.dtype(np.uint16): np.int16, np.dtype(np.uint
 class Native(Unsaved):
     """Has the tensors of `Held`, and the kernels' view of them."""
 
-    shape: tuple[int, int, int, int]
-    """bits, in, digits, group"""
+    shape: tuple[int, int, int, int, bool]
+    """bits, in, digits, group, and whether scales are binary16"""
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Raises IndexError for a row that there is not."""
-        _, width, digits, _ = self.shape
+        _, width, digits, *_ = self.shape
         if torch.compiler.is_compiling():
             found: torch.Tensor = _rows(ids, self.number, width)
             return found
@@ -79,7 +80,7 @@ class PackedNative(Native, PackedLinear):
 
     def __init__(self, found: Held, out: int, columns: int) -> None:
         PackedLinear.__init__(self, out, columns, found.bits, found.error)
-        self.shape = found.bits, columns, found.digits, found.group
+        self.shape = found.bits, columns, found.digits, found.group, found.binary16
         for name in ARRAYS:
             array = found.arrays.get(name)
             kept = None if array is None else torch.from_numpy(array.view(SIGNED.get(array.dtype, array.dtype)))

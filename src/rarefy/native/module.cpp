@@ -186,15 +186,16 @@ struct PackedMatrix {
   Matrix<const uint8_t> q;
   std::optional<Vector<const uint8_t>> table;
   std::optional<Vector<const float>> steps;
-  std::optional<nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>> scales;
+  std::optional<Matrix<const uint16_t>> scales;
+  std::optional<Matrix<const int8_t>> shifts;
   std::optional<Vector<const uint32_t>> first, far, index;
   std::optional<Vector<const float>> columns;
   Packed w;
 
-  PackedMatrix(int bits, size_t inputs, size_t digits, size_t group, decltype(q) q_, decltype(table) table_,
-               decltype(steps) steps_, decltype(scales) scales_, decltype(first) first_, decltype(far) far_,
-               decltype(index) index_, decltype(columns) columns_)
-      : q(q_), table(table_), steps(steps_), scales(scales_), first(first_), far(far_), index(index_),
+  PackedMatrix(int bits, size_t inputs, size_t digits, size_t group, bool binary16, decltype(q) q_,
+               decltype(table) table_, decltype(steps) steps_, decltype(scales) scales_, decltype(shifts) shifts_,
+               decltype(first) first_, decltype(far) far_, decltype(index) index_, decltype(columns) columns_)
+      : q(q_), table(table_), steps(steps_), scales(scales_), shifts(shifts_), first(first_), far(far_), index(index_),
         columns(columns_) {
     const auto data = [](const auto& array) { return array ? array->data() : nullptr; };
     require(bits == 4 || bits == 8, "a weight has 4 or 8 bits");
@@ -204,8 +205,8 @@ struct PackedMatrix {
     require(!steps || steps->size() == rows, "a row has no step");
     require(!scales || (bits == 4 && group > 0 && group % 32 == 0), "a group is no multiple of 32");
     const size_t groups = scales ? (width + group - 1) / group : 0;
-    require(!scales || (scales->shape(0) == rows && scales->shape(1) == groups && scales->shape(2) == 2),
-            "scales are not (rows, groups, 2)");
+    const auto grouped = [&](const auto& each) { return !each || (each->shape(0) == rows && each->shape(1) == groups); };
+    require(grouped(scales) && grouped(shifts), "scales or shifts are not (rows, groups)");
     require(first.has_value() == far.has_value(), "entries have no rows");
     if (first) {
       const size_t chunks = (rows + kRows - 1) / kRows;
@@ -221,8 +222,8 @@ struct PackedMatrix {
     require(index ? index->size() == digits : digits == inputs, "a column has no input");
     for (size_t j = 0; index && j < digits; ++j) require(index->data()[j] < inputs, "an input lies outside");
     require(!columns || columns->size() == digits, "a column has no scale");
-    w = {bits,       rows,  inputs,       digits,      width,     q.data(),    data(table), data(steps), group, groups,
-         data(scales), data(first), data(far), data(index), data(columns)};
+    w = {bits,     rows,        inputs,       digits,       width,       q.data(),  data(table), data(steps), group,
+         groups,   binary16,    data(scales), data(shifts), data(first), data(far), data(index), data(columns)};
   }
 };
 
@@ -361,11 +362,13 @@ NB_MODULE(_kernels, m) {
   m.def("round_block", bind_round_block, "weights"_a, "within"_a, "reciprocal"_a, "scales"_a, "steps"_a, "points"_a,
         "keep"_a.none(), "q"_a, "errors"_a, "left"_a.none(), "path"_a = "");
   nb::class_<PackedMatrix>(m, "PackedMatrix")
-      .def(nb::init<int, size_t, size_t, size_t, decltype(PackedMatrix::q), decltype(PackedMatrix::table),
-                    decltype(PackedMatrix::steps), decltype(PackedMatrix::scales), decltype(PackedMatrix::first),
-                    decltype(PackedMatrix::far), decltype(PackedMatrix::index), decltype(PackedMatrix::columns)>(),
-           "bits"_a, "inputs"_a, "digits"_a, "group"_a, "q"_a, "table"_a.none(), "steps"_a.none(), "scales"_a.none(),
-           "first"_a.none(), "far"_a.none(), "index"_a.none(), "columns"_a.none())
+      .def(nb::init<int, size_t, size_t, size_t, bool, decltype(PackedMatrix::q), decltype(PackedMatrix::table),
+                    decltype(PackedMatrix::steps), decltype(PackedMatrix::scales), decltype(PackedMatrix::shifts),
+                    decltype(PackedMatrix::first), decltype(PackedMatrix::far), decltype(PackedMatrix::index),
+                    decltype(PackedMatrix::columns)>(),
+           "bits"_a, "inputs"_a, "digits"_a, "group"_a, "binary16"_a, "q"_a, "table"_a.none(), "steps"_a.none(),
+           "scales"_a.none(), "shifts"_a.none(), "first"_a.none(), "far"_a.none(), "index"_a.none(),
+           "columns"_a.none())
       .def("multiply", bind_multiply, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "")
       .def("restore", bind_restore, "start"_a, "out"_a, "path"_a = "")
       .def("look_up", bind_look_up, "ids"_a, "out"_a);

@@ -28,6 +28,16 @@ float widened(uint16_t value) {
   return wide;
 }
 
+float scale_of(const Packed& w, size_t row, size_t group) {
+  const uint32_t bits = w.scales[row * w.groups + group];
+  if (!w.binary16) return widened(uint16_t(bits));
+  // Sign, and 15 bits in the place of float32's: short of the difference of the biases, 2^112.
+  const uint32_t wide = (bits & 0x8000) << 16 | (bits & 0x7fff) << 13;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value * 0x1p112f;
+}
+
 uint16_t narrowed(float value) {  // to nearest even
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -61,7 +71,7 @@ struct Inputs {
     };
     if (bfloat16) fill([half = static_cast<const uint16_t*>(from)](size_t i) { return widened(half[i]); });
     else fill([full = static_cast<const float*>(from)](size_t i) { return full[i]; });
-    sums.assign(w.scales ? w.groups : 0, 0.0f);
+    sums.assign(w.shifts ? w.groups : 0, 0.0f);
     for (size_t g = 0; g < sums.size(); ++g)
       for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) sums[g] += x[j];
   }
@@ -93,7 +103,7 @@ float dot_groups(const Packed& w, size_t row, const float* x) {
     for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j)
       lane[j % kHalf] = std::fma(level(w, row, j), x[j], lane[j % kHalf]);
     fold(lane, eight);
-    const float scale = widened(w.scales[2 * (row * w.groups + g)]);
+    const float scale = scale_of(w, row, g);
     for (size_t l = 0; l < 8; ++l) sum[l] = std::fma(scale, eight[l], sum[l]);
   }
   return total(sum);
@@ -173,7 +183,7 @@ RAREFY_FMA void dots4_groups_fma(const Packed& w, size_t first, size_t count, co
         const __m256i bytes = block_fma(w, row, j);
         half_fma(table, j % kBlock ? _mm256_srli_epi16(bytes, 4) : bytes, x + j, lane);
       }
-      const __m256 scale = _mm256_set1_ps(widened(w.scales[2 * (row * w.groups + g)]));
+      const __m256 scale = _mm256_set1_ps(scale_of(w, row, g));
       sum = _mm256_fmadd_ps(scale, fold_fma(lane), sum);
     }
     out[row - first] = total_fma(sum);
@@ -225,16 +235,16 @@ Dots dots_of(const Packed& w, Path path) {
 }
 
 // Added to the sums of up to kRows rows from a multiple of kRows on: entries, by column, so that one seldom waits for the
-// sum of the one before; and offsets.
+// sum of the one before; and shifts.
 void add_rest(const Packed& w, size_t first, size_t count, const Inputs& inputs, float* sums) {
   const float* x = inputs.x.data();
   if (w.first)
     for (uint32_t k = w.first[first / kRows], last = w.first[first / kRows + 1]; k < last; ++k)
       sums[row_of(w.far[k])] += value_of(w.far[k]) * x[column_of(w.far[k])];
-  if (w.scales)
+  if (w.shifts)
     for (size_t i = 0; i < count; ++i)
       for (size_t g = 0; g < w.groups; ++g)
-        sums[i] += widened(w.scales[2 * ((first + i) * w.groups + g) + 1]) * inputs.sums[g];
+        sums[i] += scale_of(w, first + i, g) * (float(w.shifts[(first + i) * w.groups + g]) * inputs.sums[g]);
 }
 
 // OpenMP's runtime, if the process has one whose symbols all may see. Threads of our own would wait for those of torch,
@@ -289,9 +299,8 @@ void values(const Packed& w, size_t row, Path path, float* out) {
 void restore_row(const Packed& w, size_t row, Path path, float* out) {
   values(w, row, path, out);
   for (size_t g = 0; w.scales && g < w.groups; ++g) {
-    const uint16_t* pair = w.scales + 2 * (row * w.groups + g);
-    const float scale = widened(pair[0]), offset = widened(pair[1]);
-    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) out[j] = out[j] * scale + offset;
+    const float scale = scale_of(w, row, g), shift = w.shifts ? float(w.shifts[row * w.groups + g]) : 0.0f;
+    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) out[j] = scale * (out[j] + shift);
   }
   if (w.first)
     for (uint32_t k = w.first[row / kRows], last = w.first[row / kRows + 1]; k < last; ++k)

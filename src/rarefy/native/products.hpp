@@ -13,7 +13,8 @@ namespace rarefy {
 // 8 bits: int8, the weight's share of its row's step.
 // 4 bits: in 64 columns, the low halves of 32 bytes are the first 32; of each 32, byte b < 16 is column 8 (b / 4) + b % 4,
 // byte b + 16 the one four further. They number `table`, 16 bfloat16 values: their low bytes, then their high bytes. In
-// groups of `group` columns, a multiple of 32, with a scale and an offset (rows, groups, 2) in bfloat16, or null.
+// groups of `group` columns, a multiple of 32, a value v may stand for scale * (v + shift): scales (rows, groups) in
+// bfloat16 or binary16, or null; shifts, or null where they are zeros.
 // Integers further out are sums of entries: of kRows rows, in the order of their columns, those from first[row / kRows]
 // on: column << 16 | row % kRows << 8 | int8.
 //
@@ -27,7 +28,9 @@ struct Packed {
   const uint8_t* table;
   const float* steps;
   size_t group, groups;
+  bool binary16;
   const uint16_t* scales;
+  const int8_t* shifts;
   const uint32_t* first;
   const uint32_t* far;
   const uint32_t* index;
