@@ -92,6 +92,8 @@ CODES: dict[str, tuple[Code, int, float]] = {
     "a short last group": (grid(4, 96, True), 4, EXACT),
     "ragged groups": (grid(4, 48, True), 8, 0.01),
     "8 bits": (grid(8, 64, True), 8, 0.01),
+    "8 bits, a scale a row": (grid(8, IN, False), 8, EXACT),
+    "8 bits, far from zero": (grid(8, IN, True), 8, 0.01),
     "separable": (separable(2), 4, EXACT),
     "separable, with points": (separable(2, (0.8984375, 1.8984375, 2.8984375)), 4, EXACT),
     "separable, some beyond": (separable(4), 4, EXACT),

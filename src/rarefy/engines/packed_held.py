@@ -50,7 +50,7 @@ def held(code: Code) -> Held:
     """The code of a matrix: at 4 bits where it fits, else at 8."""
     found = None
     if isinstance(code, Grid):
-        found = _grid(code)
+        found = _grid(code) or _rows(code)
     elif isinstance(code, Separable):
         found = _separable(code)
     return found or _bytes(code)
@@ -77,6 +77,17 @@ def _grid(code: Grid) -> Held | None:
         moved, whole = (n * np.repeat(each, group, 1)[:, :columns] for each in (kept - scale, scale))
         error = relative(moved, whole)
     return Held(4, group, columns, arrays, error, binary16)
+
+
+def _rows(code: Grid) -> Held | None:
+    """A grid with a scale a row whose integers about its zero points have 8 bits."""
+    if code.groups > 1:
+        return None
+    n = code.q.astype(np.int16) - code.zero_points()
+    if n.min(initial=0) < -128 or n.max(initial=0) > 127:
+        return None
+    steps = np.broadcast_to(code.scale.decode()[:, 0], len(n)).astype(np.float32)
+    return Held(8, 0, n.shape[1], {"packed": _filled(n.astype(np.int8)), "steps": steps}, 0.0)
 
 
 def _scales(scale: NDArray[np.float32]) -> tuple[NDArray[np.uint16], bool, NDArray[np.float32]]:
@@ -136,12 +147,17 @@ def _bytes(code: Code) -> Held:
     """Any code at 8 bits with a step a row, columns that reach too far in two digits."""
     found = levels(code, four=False)
     arrays: dict[str, Any] = {
-        "packed": np.pad(found.q, ((0, 0), (0, -found.q.shape[1] % WIDTH))).view(np.uint8),
+        "packed": _filled(found.q),
         "steps": np.ascontiguousarray(found.scale[:, 0]),
         "index": None if found.index is None else found.index.astype(np.uint32),
         "columns": found.columns,
     }
     return Held(8, 0, found.q.shape[1], arrays, found.error)
+
+
+def _filled(q: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Rows of bytes, with zeros up to whole blocks."""
+    return np.pad(q, ((0, 0), (0, -q.shape[1] % WIDTH))).view(np.uint8)
 
 
 def nibbles(q: NDArray[np.uint8]) -> NDArray[np.uint8]:
