@@ -53,12 +53,26 @@ float value_of(uint32_t entry) { return float(int8_t(entry & 0xff)); }
 // Where the integer of a column stands among the 32 bytes of its block.
 constexpr size_t place(size_t column) { return (column % 8 / 4) * 16 + column % kHalf / 8 * 4 + column % 4; }
 
-float level(const Packed& w, size_t row, size_t column) {
-  if (w.bits == 8) return float(int8_t(w.q[row * w.width + column]));
-  const uint8_t pair = w.q[(row * w.width + column / kBlock * kBlock) / 2 + place(column)];
-  const uint8_t k = column % kBlock < kHalf ? pair & 15 : pair >> 4;
-  return widened(uint16_t(w.table[k] | w.table[16 + k] << 8));
+// What the integers of a block of columns stand for.
+void block(const Packed& w, const float* table, size_t row, size_t column, float* out) {
+  const uint8_t* q = w.q + (row * w.width + column) * size_t(w.bits) / 8;
+  if (w.bits == 8)
+    for (size_t c = 0; c < kBlock; ++c) out[c] = float(int8_t(q[c]));
+  else
+    for (size_t c = 0; c < kHalf; ++c) {
+      const uint8_t pair = q[place(c)];
+      out[c] = table[pair & 15];
+      out[kHalf + c] = table[pair >> 4];
+    }
 }
+
+struct Table {
+  float value[16] = {};
+
+  explicit Table(const Packed& w) {
+    for (size_t k = 0; w.table && k < 16; ++k) value[k] = widened(uint16_t(w.table[k] | w.table[16 + k] << 8));
+  }
+};
 
 // One prepared vector: inputs in the order of the columns, zeros after them, and what a group's inputs come to.
 struct Inputs {
@@ -87,30 +101,37 @@ void fold(const float* lane, float* out) {
   for (size_t l = 0; l < 8; ++l) out[l] = (lane[l] + lane[8 + l]) + (lane[16 + l] + lane[24 + l]);
 }
 
-// What the columns of rows come to, group by group where there are some: the order of all sums.
-float dot(const Packed& w, size_t row, const float* x) {
-  float lane[kBlock] = {}, eight[8];
-  for (size_t j = 0; j < w.width; ++j) lane[j % kBlock] = std::fma(level(w, row, j), x[j], lane[j % kBlock]);
+// What the columns of a row come to: the order of all sums.
+float dot(const Packed& w, const Table& table, size_t row, const float* x) {
+  float lane[kBlock] = {}, value[kBlock], eight[8];
+  for (size_t j = 0; j < w.width; j += kBlock) {
+    block(w, table.value, row, j, value);
+    for (size_t c = 0; c < kBlock; ++c) lane[c] = std::fma(value[c], x[j + c], lane[c]);
+  }
   for (size_t l = 0; l < kHalf; ++l) lane[l] += lane[kHalf + l];
   fold(lane, eight);
   return total(eight);
 }
 
-float dot_groups(const Packed& w, size_t row, const float* x) {
-  float eight[8], sum[8] = {};
-  for (size_t g = 0; g < w.groups; ++g) {
-    float lane[kHalf] = {};
-    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j)
-      lane[j % kHalf] = std::fma(level(w, row, j), x[j], lane[j % kHalf]);
+// The same, group by group.
+float dot_groups(const Packed& w, const Table& table, size_t row, const float* x) {
+  float value[kBlock], eight[8], sum[8] = {}, lane[kHalf] = {};
+  for (size_t j = 0; j < w.width; j += kHalf) {
+    if (j % kBlock == 0) block(w, table.value, row, j, value);
+    for (size_t c = 0; c < kHalf; ++c) lane[c] = std::fma(value[j % kBlock + c], x[j + c], lane[c]);
+    if ((j + kHalf) % w.group && j + kHalf < w.width) continue;
     fold(lane, eight);
-    const float scale = scale_of(w, row, g);
+    const float scale = scale_of(w, row, j / w.group);
     for (size_t l = 0; l < 8; ++l) sum[l] = std::fma(scale, eight[l], sum[l]);
+    std::fill_n(lane, kHalf, 0.0f);
   }
   return total(sum);
 }
 
 void dots_scalar(const Packed& w, size_t first, size_t count, const float* x, float* out) {
-  for (size_t i = 0; i < count; ++i) out[i] = w.scales ? dot_groups(w, first + i, x) : dot(w, first + i, x);
+  const Table table(w);
+  for (size_t i = 0; i < count; ++i)
+    out[i] = w.scales ? dot_groups(w, table, first + i, x) : dot(w, table, first + i, x);
 }
 
 #if RAREFY_X86
@@ -124,11 +145,11 @@ RAREFY_FMA RAREFY_INLINE __m256 fold_fma(const __m256* lane) {
   return _mm256_add_ps(_mm256_add_ps(lane[0], lane[1]), _mm256_add_ps(lane[2], lane[3]));
 }
 
-struct Table {
+struct Halves {
   __m256i low, high;
 };
 
-RAREFY_FMA RAREFY_INLINE Table table_fma(const uint8_t* table) {
+RAREFY_FMA RAREFY_INLINE Halves halves_fma(const uint8_t* table) {
   const auto both = [](const uint8_t* from) RAREFY_FMA {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   };
@@ -137,7 +158,7 @@ RAREFY_FMA RAREFY_INLINE Table table_fma(const uint8_t* table) {
 
 // The values of 32 columns, numbered in the low halves of bytes: a byte of each by either half of the table, side by side
 // a bfloat16, which above 16 zeros is a float32.
-RAREFY_FMA RAREFY_INLINE void values_fma(Table table, __m256i bytes, __m256* value) {
+RAREFY_FMA RAREFY_INLINE void values_fma(Halves table, __m256i bytes, __m256* value) {
   const __m256i k = _mm256_and_si256(bytes, _mm256_set1_epi8(15)), zero = _mm256_setzero_si256();
   const __m256i low = _mm256_shuffle_epi8(table.low, k), high = _mm256_shuffle_epi8(table.high, k);
   const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
@@ -147,7 +168,7 @@ RAREFY_FMA RAREFY_INLINE void values_fma(Table table, __m256i bytes, __m256* val
   value[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, second));
 }
 
-RAREFY_FMA RAREFY_INLINE void half_fma(Table table, __m256i bytes, const float* x, __m256* lane) {
+RAREFY_FMA RAREFY_INLINE void half_fma(Halves table, __m256i bytes, const float* x, __m256* lane) {
   __m256 value[4];
   values_fma(table, bytes, value);
   for (int i = 0; i < 4; ++i) lane[i] = _mm256_fmadd_ps(value[i], _mm256_loadu_ps(x + 8 * i), lane[i]);
@@ -155,12 +176,11 @@ RAREFY_FMA RAREFY_INLINE void half_fma(Table table, __m256i bytes, const float* 
 
 RAREFY_FMA RAREFY_INLINE __m256i block_fma(const Packed& w, size_t row, size_t column) {
   const uint8_t* at = w.q + (row * w.width + column / kBlock * kBlock) / 2;
-  return _mm256_loadu_si256(
-      reinterpret_cast<const __m256i*>(at));
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
 RAREFY_FMA void dots4_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
-  const Table table = table_fma(w.table);
+  const Halves table = halves_fma(w.table);
   for (size_t row = first; row < first + count; ++row) {
     __m256 lane[8] = {};
     for (size_t j = 0; j < w.width; j += kBlock) {
@@ -174,7 +194,7 @@ RAREFY_FMA void dots4_fma(const Packed& w, size_t first, size_t count, const flo
 }
 
 RAREFY_FMA void dots4_groups_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
-  const Table table = table_fma(w.table);
+  const Halves table = halves_fma(w.table);
   for (size_t row = first; row < first + count; ++row) {
     __m256 sum = _mm256_setzero_ps();
     for (size_t g = 0; g < w.groups; ++g) {
@@ -191,7 +211,7 @@ RAREFY_FMA void dots4_groups_fma(const Packed& w, size_t first, size_t count, co
 }
 
 RAREFY_FMA void values4_fma(const Packed& w, size_t row, float* out) {
-  const Table table = table_fma(w.table);
+  const Halves table = halves_fma(w.table);
   for (size_t j = 0; j < w.width; j += kBlock) {
     const __m256i bytes = block_fma(w, row, j);
     __m256 value[8];
@@ -214,15 +234,9 @@ RAREFY_FMA void dots8_fma(const Packed& w, size_t first, size_t count, const flo
     out[row - first] = total_fma(fold_fma(lane));
   }
 }
-#endif
 
-bool has_fma(Path path) {
-#if RAREFY_X86
-  return path >= Path::avx2 && __builtin_cpu_supports("fma");
-#else
-  return path != Path::scalar;
+bool has_fma(Path path) { return path >= Path::avx2 && __builtin_cpu_supports("fma"); }
 #endif
-}
 
 using Dots = void (*)(const Packed&, size_t, size_t, const float*, float*);
 
@@ -293,7 +307,8 @@ void values(const Packed& w, size_t row, Path path, float* out) {
   if (has_fma(path) && w.bits == 4) return values4_fma(w, row, out);
 #endif
   (void)path;
-  for (size_t j = 0; j < w.width; ++j) out[j] = level(w, row, j);
+  const Table table(w);
+  for (size_t j = 0; j < w.width; j += kBlock) block(w, table.value, row, j, out + j);
 }
 
 void restore_row(const Packed& w, size_t row, Path path, float* out) {
