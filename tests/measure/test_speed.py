@@ -161,6 +161,24 @@ def worker(source: str) -> Worker:
     return Worker(Contender("net", source, "mine", "float32"), sys.executable, Asked(prompt=5))
 
 
+def test_libraries_are_not_what_a_process_holds() -> None:
+    from rarefy.engines.runners.worker import _held
+
+    told = """55d0-55d1 rw-p 00000000 00:00 0                          [heap]
+Size:                900 kB
+Rss:                 100 kB
+Pss:                  50 kB
+7f00-7f01 r-xp 00000000 08:01 12       /usr/lib/x86_64-linux-gnu/libgomp.so.1.0.0
+Rss:                1000 kB
+VmFlags: rd ex mr mw me
+7f02-7f03 rw-p 00000000 00:00 0
+Rss:                  20 kB
+7f04-7f05 r--s 00000000 08:01 13       /home/a b.so/model 1.gguf
+Rss:                   3 kB
+"""
+    assert list(_held(told.splitlines(keepends=True))) == [100, 20, 3]
+
+
 @pytest.mark.usefixtures("engine")
 def test_a_process_of_its_own() -> None:
     with worker("good") as each:

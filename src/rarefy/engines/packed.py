@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from rarefy import heap
 from rarefy.codes import Dense
 from rarefy.codes.transposed import turned
 from rarefy.engines.packed_held import held
@@ -53,6 +54,7 @@ def packed(model: Model, device: str = "cpu") -> nn.Module:
     module.load_state_dict(made, strict=False, assign=True)
     retie(module, {alias: owner for alias, owner in model.skeleton.ties.items() if owner in made})
     packer.install()
+    heap.release()
     return model.edited(module.to(device).eval())
 
 

@@ -9,12 +9,14 @@ JSON. This file needs the standard library alone, so that any interpreter which 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 
@@ -41,8 +43,32 @@ class Network(Protocol):
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
-    return _status("VmRSS")
+    """Bytes that this process holds: what its heap keeps free is given back, and code of libraries, which lies in files
+    and is shared among processes, is not counted. Where the system does not tell as much, all that it tells."""
+    _give_back()
+    try:
+        with open("/proc/self/smaps") as lines:
+            return 1024 * sum(_held(lines))
+    except OSError:
+        return _status("VmRSS")
+
+
+def _held(lines: Iterable[str]) -> Iterator[int]:
+    """Of /proc/self/smaps, kilobytes in memory of each mapping but libraries."""
+    library = False
+    for line in lines:
+        first, *rest = line.split(maxsplit=5)
+        if not first.endswith(":"):
+            library = len(rest) == 5 and ".so" in os.path.basename(rest[-1])
+        elif first == "Rss:" and not library:
+            yield int(rest[0])
+
+
+def _give_back() -> None:
+    """Free memory of glibc's heap, which it keeps for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _status(field: str) -> int:
@@ -81,7 +107,7 @@ def main(engine: str, words: str) -> None:
         getattr(module, "imports", lambda _asked: None)(asked)
         sys.stdin.readline()  # the word to load: others may be importing too
         _forget_peak()
-        before, began = resident(), time.perf_counter()
+        before, whole, began = resident(), _status("VmRSS"), time.perf_counter()
         network: Network = module.load(asked)
         answer(**network.facts, seconds=time.perf_counter() - began)
         for line in sys.stdin:
@@ -91,7 +117,7 @@ def main(engine: str, words: str) -> None:
                 continue
             began = time.perf_counter()
             known = [at - began for at in network.run(request["ids"], request["new"])]
-            answer(known=known, written=network.written, resident=resident() - before, peak=_status("VmHWM") - before)
+            answer(known=known, written=network.written, resident=resident() - before, peak=_status("VmHWM") - whole)
     except Exception as error:
         # Rarefy's own errors say all in their text.
         own = getattr(error, "what", None) is not None
