@@ -87,10 +87,10 @@ class Run:
         target = self.work / name
         return self.made(target, [sys.executable, "-m", "rarefy.cli", verb, str(model), str(target), *words])
 
-    def export(self, name: str, model: Path | str | None, to: str) -> Path | None:
+    def export(self, name: str, model: Path | str | None, to: str, *words: str) -> Path | None:
         """An export, proved wherever there is its engine."""
         pythons = [word for python in self.pythons[:1] for word in ("--python", python)]
-        return None if model is None else self.rarefy(name, "export", model, "--to", to, *pythons)
+        return None if model is None else self.rarefy(name, "export", model, "--to", to, *pythons, *words)
 
     def quantized(self, kind: str, plain: Path | None) -> Path | None:
         """llama.cpp's own file of a type."""
@@ -211,7 +211,7 @@ def images(run: Run) -> Part:
     found: Part = {"reached": {}}
     for name in ("resnet20", "resnet56"):
         model = f"networks:{name}@{networks.checkpoint(name)}"
-        onnx = run.export(f"{name}-int8", model, f"onnx:activations=int8,calibration={ranges}")
+        onnx = run.export(f"{name}-int8", model, f"onnx:activations=int8,calibration={ranges}", "--data", str(data))
         if onnx is None:
             found["reached"][name] = False
             continue
