@@ -68,6 +68,9 @@ SMALL = ("--bpw", "3", "--blocks", "36")
 
 GROUPS = "quantize.gptq:bits=4,group=32,symmetric=true,scale=F16"
 
+SATURATES = "VNNI" not in str(machine()["instructions"])
+INT8 = f"onnx:activations=int8,reduce_range={str(SATURATES).lower()}"
+
 Part = dict[str, Any]
 
 
@@ -182,7 +185,7 @@ def gguf(run: Run) -> Part:
 def encoder(run: Run) -> Part:
     """Sentences a second at the mean length of STS-B's, and what int8 costs in rank correlation."""
     model = networks.minilm(run.cache)
-    onnx = run.export("minilm-int8", model, "onnx:activations=int8")
+    onnx = run.export("minilm-int8", model, INT8)
     if onnx is None or not _has_onnx(run, "encoder"):
         return {"reached": {"encoder": False}}
     called = {"dense float32": model, "onnx int8": onnx}
@@ -211,7 +214,7 @@ def images(run: Run) -> Part:
     found: Part = {"reached": {}}
     for name in ("resnet20", "resnet56"):
         model = f"networks:{name}@{networks.checkpoint(name)}"
-        onnx = run.export(f"{name}-int8", model, f"onnx:activations=int8,calibration={ranges}", "--data", str(data))
+        onnx = run.export(f"{name}-int8", model, f"{INT8},calibration={ranges}", "--data", str(data))
         if onnx is None:
             found["reached"][name] = False
             continue

@@ -164,6 +164,45 @@ def test_networks_of_images_in_fixed_ranges(name: str, ranges: str, opened: Open
     assert len(network(torch.from_numpy(x[:1]))) == 1  # any batch
 
 
+@pytest.mark.parametrize("name", ["torch_resnet", "bert"])
+def test_reduced_integers_cannot_saturate(name: str, ranges: str, opened: Opened, data: Tokens, tmp_path: Path) -> None:
+    """Two products of 8 bits without sign and 7 with one fit 16 bits, which is what processors without VNNI add in."""
+    if name == "bert":
+        model, given, words = opened(tiny.build("bert")), Sentences(data.ids, "", "sentences"), "onnx:activations=int8"
+    else:
+        x = np.random.default_rng(7).normal(size=(6, 3, 16, 16)).astype(np.float32)
+        words = f"onnx:activations=int8,calibration={ranges}"
+        model, given = tiny.opened(name), Arrays(x, None, "x")
+    made = export(model, target(f"{words},reduce_range=true"), tmp_path / "out", given)
+    assert any(form == "8 bits, rows, 7 used" for form in made.forms)
+    assert agreed(made) < 1e-4 and made.cost is not None and 1e-9 < made.cost.value < 0.05
+    graph = ir.load(tmp_path / "out" / "model.onnx").graph
+    weights = [
+        value.const_value.numpy()
+        for value in graph.initializers.values()
+        if value.dtype == ir.DataType.INT8 and len(value.shape) > 1
+    ]
+    assert len(weights) >= 4
+    assert max(np.abs(w.astype(int)).max() for w in weights) in (63, 64)
+
+
+def test_ranges_lose_least() -> None:
+    """Of a flat law nothing is clipped; of one with a long tail what costs less than a finer step gains."""
+    rng = np.random.default_rng(0)
+    for values, least, most in ((rng.uniform(0, 1, 10**6), 0.97, 1.0), (rng.laplace(0, 1, 10**6), 0.5, 0.95)):
+        low, high = min(values.min(), 0), values.max()
+        counts = np.histogram(values, onnx_rounding.BINS, (low, high))[0]
+        found = onnx_rounding.clipped(counts, low, high)
+        assert least <= found[1] / high <= most
+
+        def lost(low: float, high: float, values: np.ndarray = values) -> float:
+            step = (high - low) / 255
+            return float(np.square(np.clip(np.rint(values / step), low // step, high // step) * step - values).sum())
+
+        tried = [lost(share * low, share * high) for share in (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)]
+        assert lost(*found) < 1.03 * min(tried)
+
+
 def test_the_same_bytes_again(tmp_path: Path) -> None:
     x = tiny.inputs("chain")
     for name in ("a", "b"):
@@ -232,6 +271,8 @@ def test_what_a_graph_cannot_hold(opened: Opened, data: Tokens, ranges: str, tmp
     x = np.load(ranges)["x"]
     with pytest.raises(UsageError, match="calibration is for activations=int8"):
         export(tiny.opened("torch_resnet"), target(f"onnx:calibration={ranges}"), tmp_path / "out", None)
+    with pytest.raises(UsageError, match="reduce_range is for weights with a scale a row"):
+        export(tiny.opened("torch_resnet"), target("onnx:reduce_range=true"), tmp_path / "out", None)
     with pytest.raises(RarefyError, match="calibrat"):
         words = f"onnx:activations=int8,calibration={ranges}"
         export(tiny.opened("torch_resnet"), target(words), tmp_path / "out", Arrays(x, None, "x"))

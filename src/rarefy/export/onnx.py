@@ -70,6 +70,10 @@ class ONNX(Target):
         "an .npz whose x fixes the ranges of activations; none: each tensor's own, as it comes",
     )
 
+    reduce_range: bool = setting(
+        False, "with activations=int8: integers of weights to 7 bits, for processors without VNNI, whose sums saturate"
+    )
+
     def convert(self, model: Model, progress: Progress) -> Conversion:
         _packages()
         from rarefy.families.base import places
@@ -77,6 +81,10 @@ class ONNX(Target):
         _check(model)
         ranges = self._ranges(model)
         causal, names = is_causal(model), model.keys
+        if self.reduce_range and (self.activations != "int8" or causal):
+            raise UsageError(
+                "onnx: reduce_range is for weights with a scale a row", "nothing else saturates", "leave it out"
+            )
         used = {names[place.parameter]: place for place in places(model.skeleton.empty, model.skeleton.ties)}
 
         def hold(key: str, code: Code) -> Held:
@@ -122,6 +130,10 @@ class ONNX(Target):
                 return _floats(code)
             columns = _size(code) // max(1, code.shape[0])
             how: dict[str, Any] = {"symmetric": True, "scale": "F32"}
+            if self.reduce_range and rows:
+                return Held(
+                    _reduced(held(code, 7, columns, **how) or nearest(code, 7, columns, **how)), f"{ROWS}, 7 used"
+                )
             return Held(held(code, 8, columns, **how) or _balanced(nearest(code, 8, columns, **how)), ROWS)
         if isinstance(code, Dense) and bits is None:
             return _floats(code)
@@ -159,7 +171,7 @@ class ONNX(Target):
 
         model, chosen, ranges = conversion.model, conversion.settings, conversion.settings["ranges"]
         matrices = {
-            key: onnx_layers.Matrix(chosen["used"][key].modules, each.form == ROWS)
+            key: onnx_layers.Matrix(chosen["used"][key].modules, each.form.startswith(ROWS))
             for key, each in conversion.held.items()
             if isinstance(onnx_layers.inner(each.code), Grid)
         }
@@ -228,6 +240,11 @@ def _floats(code: Code, why: str = "") -> Held:
 def _balanced(grid: Grid) -> Grid:
     """Without -128, whose negative is no signed 8-bit integer: a normalization with a negative gain turns signs."""
     return Grid(np.maximum(grid.q, 1), grid.scale, None, bits_per_symbol=8, group=grid.group, shape=grid.shape)
+
+
+def _reduced(grid: Grid) -> Grid:
+    """Seven bits in the place of eight: two products with unsigned 8 bits then add up to less than 2^15."""
+    return Grid(grid.q + np.uint8(64), grid.scale, None, bits_per_symbol=8, group=grid.group, shape=grid.shape)
 
 
 def _grid(code: Code, bits: int | None, group: int) -> Grid:
