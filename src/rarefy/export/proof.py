@@ -187,7 +187,8 @@ class Program:
         )
         if ran.returncode or not outputs.is_file():
             last = (ran.stderr.strip().splitlines() or [f"it ended with status {ran.returncode}"])[-1]
-            raise Unproved(f"{self.name} does not run the export", last[:300])
+            remedy = "without --python it is written, and not proved there" if python else ""
+            raise Unproved(f"{self.name} does not run the export", last[:300], remedy)
 
     def _tokens(self, tokenizer: Any, text: str, said: dict[str, Any]) -> bool | None:
         """Whether text becomes the same tokens, and chats the same text. Raises Unproved when not."""
