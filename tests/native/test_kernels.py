@@ -293,3 +293,24 @@ def test_a_block_of_other_shapes_is_refused():
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="not available"):
         _kernels.rans_encode(np.zeros(1, np.uint8), np.array([256], np.uint16), 8, 1, "mmx")
+
+
+@pytest.mark.parametrize("path", _kernels.paths())
+def test_separable_grids(path: str) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.integers(-6, 7, (37, 75)).astype(np.int32)
+    q[3, :5] = [2**31 - 1, -(2**31), 300, -300, 0]
+    rows, columns = (rng.uniform(0.5, 2, n).astype(np.float32) for n in q.shape)
+    points = np.array([0.875, 1.9, -2.8], np.float32)  # a file may say what it likes
+    out = np.empty(q.shape, np.float32)
+    _kernels.dequantize_separable(q, rows, columns, points, out, path)
+    size = np.abs(q.astype(np.int64))
+    values = np.where(size == 0, 0, np.where(size <= 3, points[np.clip(size, 1, 3) - 1], size.astype(np.float32)))
+    expected = np.sign(q).astype(np.float32) * values.astype(np.float32) * (rows[:, None] * columns[None, :])
+    assert np.array_equal(out, expected)
+    with pytest.raises(ValueError, match="a row or a column has no scale"):
+        _kernels.dequantize_separable(q, rows[1:], columns, points, out)
+    with pytest.raises(ValueError, match="three points"):
+        _kernels.dequantize_separable(q, rows, columns, points[1:], out)
+    with pytest.raises(ValueError, match="differ in shape"):
+        _kernels.dequantize_separable(q, rows, columns, points, out[1:])

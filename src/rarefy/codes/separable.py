@@ -16,6 +16,7 @@ from rarefy.codes.base import read as read_code
 from rarefy.codes.dense import Dense
 from rarefy.codes.dtypes import dtype_of
 from rarefy.entropy import Stream, spread
+from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,10 +100,8 @@ class Separable(Code):
         return (levels * step).reshape(self.shape)
 
     def decode(self) -> NDArray[np.float32]:
-        free, values = self.free(), self.levels()
-        step = free["columns"][None, :]
-        for start in range(0, len(values), _ROWS):
-            values[start : start + _ROWS] *= free["rows"][start : start + _ROWS, None] * step
+        values, q = np.empty(self.q.shape, np.float32), np.ascontiguousarray(self.q)
+        _kernels.dequantize_separable(q, powers(self.rows), powers(self.columns), self.points.decode(), values)
         return values.reshape(self.shape)
 
     def levels(self) -> NDArray[np.float32]:

@@ -49,6 +49,14 @@ def dequantize_groups(
     out: NDArray[np.float32],
     path: str = "",
 ) -> None: ...
+def dequantize_separable(
+    q: NDArray[np.int32],
+    rows: NDArray[np.float32],
+    columns: NDArray[np.float32],
+    points: NDArray[np.float32],
+    out: NDArray[np.float32],
+    path: str = "",
+) -> None: ...
 def round_block(
     weights: NDArray[np.float32],
     within: NDArray[np.float32],

@@ -58,6 +58,23 @@ RAREFY_INLINE void rows(Groups shape, const uint8_t* q, const float* scale, cons
     }
 }
 
+RAREFY_INLINE void separable(Separable grid, const int32_t* q, float* out) {
+  const float one = grid.points[0], two = grid.points[1], three = grid.points[2];
+  for (size_t r = 0; r < grid.rows; ++r, q += grid.columns, out += grid.columns)
+    for (size_t c = 0; c < grid.columns; ++c) {
+      const float v = float(q[c]), size = v < 0 ? -v : v;
+      const float first = size == 1.0f ? one : size, second = size == 2.0f ? two : first;
+      const float point = size == 3.0f ? three : second;
+      out[c] = (v < 0 ? -point : point) * (grid.row[r] * grid.column[c]);
+    }
+}
+
+void separable_scalar(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
+#if RAREFY_X86
+RAREFY_AVX2 void separable_avx2(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
+RAREFY_AVX512 void separable_avx512(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
+#endif
+
 void rows_scalar(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
   rows(shape, q, scale, zero, out);
 }
@@ -79,6 +96,15 @@ void dequantize_groups(Groups shape, const uint8_t* q, const float* scale, const
 #endif
   (void)path;
   rows_scalar(shape, q, scale, zero, out);
+}
+
+void dequantize_separable(Separable grid, const int32_t* q, float* out, Path path) {
+#if RAREFY_X86
+  if (path == Path::avx512) return separable_avx512(grid, q, out);
+  if (path == Path::avx2) return separable_avx2(grid, q, out);
+#endif
+  (void)path;
+  separable_scalar(grid, q, out);
 }
 
 }  // namespace rarefy

@@ -28,4 +28,13 @@ struct Groups {
 };
 void dequantize_groups(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out, Path path);
 
+// out[r, c] = v * (row[r] * column[c]), where v is q[r, c], but of 1, 2 and 3 either way points[0..2].
+struct Separable {
+  size_t rows, columns;
+  const float* row;
+  const float* column;
+  const float* points;
+};
+void dequantize_separable(Separable grid, const int32_t* q, float* out, Path path);
+
 }  // namespace rarefy
