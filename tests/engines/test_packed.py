@@ -167,6 +167,19 @@ def test_copies_live_on(way: Any) -> None:
     assert torch.equal(torch.compile(other, backend="aot_eager")(x), expected)
 
 
+def test_inputs_of_any_shape_but_of_one_width() -> None:
+    layer = PackedNative(held(separable(2)), OUT, IN)
+    for shape in ((IN,), (0, IN), (2, 3, IN), (2, AT_ONCE, IN)):
+        x = torch.randn(shape)
+        assert layer(x).shape == (*shape[:-1], OUT)
+        assert torch.allclose(layer(x), x @ layer.weight.t(), atol=1e-3)
+    x = torch.randn(IN, 5).t()
+    assert torch.equal(layer(x), layer(x.contiguous()))
+    for kind in (layer, Packed8(levels(grid(8, 64, True)), IN, "cpu")):
+        with pytest.raises(RuntimeError, match=f"inputs of {IN // 2} for a layer that takes {IN}"):
+            kind(torch.randn(4, IN // 2))
+
+
 def test_refuses_another_device() -> None:
     layer = PackedNative(held(separable(2)), OUT, IN)
     with pytest.raises(UsageError, match="its input is on meta"):

@@ -78,6 +78,8 @@ class PackedLinear(Unsaved, nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = x.dtype
+        if x.shape[-1] != self.in_features:
+            raise RuntimeError(f"inputs of {x.shape[-1]} for a layer that takes {self.in_features}")
         if dtype not in self.types:
             x = x.to(self.types[0])
         y = Product.apply(x, self) if x.requires_grad else self.product(x)  # type: ignore[no-untyped-call]
