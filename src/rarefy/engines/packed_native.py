@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from torch import library
 
 from rarefy.engines.packed_layers import AT_ONCE, PackedEmbedding, PackedLinear, Unsaved
 from rarefy.errors import UsageError
@@ -127,14 +128,14 @@ _layers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _numbers = itertools.count()
 
 
-@torch.library.custom_op("rarefy::product", mutates_args=())
+@library.custom_op("rarefy::product", mutates_args=())
 def _product(x: torch.Tensor, number: int, out: int) -> torch.Tensor:
     """`product` of the layer with this number, which has so many outputs, as an operation of a compiled graph."""
     found: torch.Tensor = _layers[number].product(x)
     return found
 
 
-@torch.library.custom_op("rarefy::rows", mutates_args=())
+@library.custom_op("rarefy::rows", mutates_args=())
 def _rows(ids: torch.Tensor, number: int, width: int) -> torch.Tensor:
     """`rows` likewise, of so many inputs."""
     found: torch.Tensor = _layers[number].rows(ids)
