@@ -34,9 +34,6 @@ ESCAPE = -128
 
 I16, BF16 = dtype_of("I16").number, dtype_of("BF16").number
 
-_ROWS = 1024
-"""Rows restored at a time, so that their steps stay in cache."""
-
 _BITS = [2.0]
 for _ in range(5):
     _BITS.append(float(np.sqrt(_BITS[-1])))
@@ -100,21 +97,18 @@ class Separable(Code):
         return (levels * step).reshape(self.shape)
 
     def decode(self) -> NDArray[np.float32]:
-        values, q = np.empty(self.q.shape, np.float32), np.ascontiguousarray(self.q)
-        _kernels.dequantize_separable(q, powers(self.rows), powers(self.columns), self.points.decode(), values)
-        return values.reshape(self.shape)
+        return self._times(powers(self.rows), powers(self.columns)).reshape(self.shape)
 
     def levels(self) -> NDArray[np.float32]:
         """What the integers stand for, in steps of row and column: (out, in)."""
-        points, levels = self.points.decode(), np.empty(self.q.shape, np.float32)
-        near = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)  # by an integer's lowest byte
-        near[1 : POINTS + 1], near[-POINTS:] = points, -points[::-1]
-        for start in range(0, len(levels), _ROWS):
-            q, part = self.q[start : start + _ROWS], levels[start : start + _ROWS]
-            lowest = q.astype(np.int8)
-            np.take(near, lowest.view(np.uint8), out=part, mode="clip")
-            np.copyto(part, q, where=lowest != q, casting="unsafe")
-        return levels
+        rows, columns = (np.ones(n, np.float32) for n in self.q.shape)
+        return self._times(rows, columns)
+
+    def _times(self, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the integers stand for, where these are the steps: (out, in)."""
+        values, q = np.empty(self.q.shape, np.float32), np.ascontiguousarray(self.q)
+        _kernels.dequantize_separable(q, rows, columns, self.points.decode(), values)
+        return values
 
     def free(self) -> dict[str, Array]:
         return {"rows": powers(self.rows), "columns": powers(self.columns), "points": self.points.decode()}
