@@ -34,6 +34,14 @@ class Unsaved(nn.Module):
         """One of its tensors. Such layers are many and small, and nn.Module's way to an attribute is long."""
         return self._buffers[name]
 
+    def _prepared(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (n, in) as the columns read them (n, digits), in their type."""
+        if (index := self._held("index")) is not None:
+            x = x.index_select(1, index.to(torch.int64))
+        if (columns := self._held("columns")) is not None:
+            x = (x * columns).to(x.dtype)
+        return x
+
     def _plain(self, w: torch.Tensor, width: int) -> torch.Tensor:
         """Rows (n, width) for inputs as they are, float32, from those for prepared ones (n, digits), float32."""
         if (columns := self._held("columns")) is not None:

@@ -30,9 +30,6 @@ GROUPS: Final = (256, 128, 64, 32)
 TOLERATED: Final = 0.03
 """Share of the noise of the code's own rounding that clipping to 4 bits may add."""
 
-LANES: Final = 32
-"""Columns that the 8-bit kernel reads together; it knows no rest."""
-
 WORTH: Final = 1.5
 """4-bit digits for each column up to which they are chosen; beyond, 8 bits take less memory and less time."""
 
@@ -219,7 +216,7 @@ def _laid(
     q = np.ascontiguousarray(np.concatenate(parts, 1))  # parts may be laid column by column
     order, power = np.concatenate(index), np.concatenate(powers_)
     wide = q.shape[1]
-    group = min(GROUPS, key=lambda g: -(-wide // g) * (g + 8)) if bits == 4 else LANES
+    group = min(GROUPS, key=lambda g: -(-wide // g) * (g + 8)) if bits == 4 else 1
     extra = -wide % group
     q = np.pad(q, ((0, 0), (0, extra))) + np.int8(8 if bits == 4 else 0)
     order, power = np.pad(order, (0, extra)), np.pad(power, (0, extra))

@@ -96,18 +96,11 @@ class PackedNative(Native, PackedLinear):
             raise UsageError("this network is packed for a processor", f"its input is on {x.device}", "pack it there")
         n = x.numel() // self.in_features
         if n > AT_ONCE:
-            return self._many(x.reshape(n, -1)).view(*x.shape[:-1], self.out_features)
+            return self._many(self._prepared(x.reshape(n, -1))).view(*x.shape[:-1], self.out_features)
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.out_features)
         self.matrix.multiply(x.data_ptr(), n, y.data_ptr(), x.dtype is torch.bfloat16)
         return y
-
-    def _many(self, x: torch.Tensor) -> torch.Tensor:
-        if (index := self._held("index")) is not None:
-            x = x.index_select(1, index.to(torch.int64))
-        if (columns := self._held("columns")) is not None:
-            x = (x * columns).to(x.dtype)
-        return super()._many(x)
 
     def _restored(self, start: int, stop: int) -> torch.Tensor:
         rows = torch.empty(stop - start, self.shape[2])

@@ -29,11 +29,7 @@ class PackedTorch(PackedLinear):
         self.register_buffer(name, kept, persistent=False)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, self.in_features)
-        if (index := self._held("index")) is not None:
-            flat = flat.index_select(1, index)
-        if (columns := self._held("columns")) is not None:
-            flat = flat * columns
+        flat = self._prepared(x.reshape(-1, self.in_features))
         y = self._few(flat) if len(flat) <= AT_ONCE else self._many(flat)
         return y.view(*x.shape[:-1], self.out_features)
 

@@ -22,7 +22,7 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from rarefy import edits, heap
+from rarefy import edits
 from rarefy.edits import attach
 from rarefy.engines.decode import Decode, without_decoding
 from rarefy.engines.packed import Packer, computing
@@ -175,7 +175,6 @@ class RarefyQuantizer(HfQuantizer):
         model._weight_conversions = without_decoding(conversions)
         if self.packer is not None:
             self.packer.install()
-            heap.release()
         if hasattr(self, "_tidy"):
             self._tidy()
         attach(model, edits.read(getattr(self.quantization_config, "edits", None)), model.base_model_prefix)
