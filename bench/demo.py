@@ -32,6 +32,7 @@ from rarefy.units import human
 
 ROOT = Path(os.environ.get("RAREFY_DEMO", Path(__file__).resolve().parent.parent / "demo"))
 BUDGET = ["--bpw", "3"]
+SETTINGS = ["--blocks", "36", "--dtype", "bfloat16" if quick_in("bfloat16") else "float32"]
 PROMPT = "The best way to learn a new language is"
 TOKENS = 40
 
@@ -53,9 +54,7 @@ def main() -> None:
 
 def compressed(source: Path, out: Path) -> dict[str, Any]:
     """What `rarefy compress` says of the run; in a process of its own, so that its peak memory is its own."""
-    dtype = "bfloat16" if quick_in("bfloat16") else "float32"
-    settings = ["--blocks", "36", "--dtype", dtype, "--json"]
-    command = [sys.executable, "-m", "rarefy.cli", "compress", source, out, *BUDGET, *settings]
+    command = [sys.executable, "-m", "rarefy.cli", "compress", source, out, *BUDGET, *SETTINGS, "--json"]
     said: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return said
 

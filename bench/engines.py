@@ -35,6 +35,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import numpy as np
 from transformers import AutoTokenizer
 
+import demo
 import networks
 from machine import machine, versions
 from networks import CACHE, DATA, npz
@@ -62,9 +63,6 @@ settings.ftype = int(kind)
 sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), settings))
 """
 """What llama-quantize does."""
-
-SMALL = ("--bpw", "3", "--blocks", "36")
-"""The artifact of `make demo`."""
 
 GROUPS = "quantize.gptq:bits=4,group=32,symmetric=true,scale=F16"
 
@@ -140,7 +138,7 @@ class Run:
 def language(run: Run) -> Part:
     """Each engine on one network."""
     model = networks.smollm2(run.cache)
-    artifact = run.rarefy("artifact", "compress", model, *SMALL)
+    artifact = run.rarefy("artifact", "compress", model, *demo.BUDGET, *demo.SETTINGS)
     grouped = run.rarefy("grouped", "compress", model, "-m", GROUPS)
     called = {
         "dense float32": model,
@@ -232,7 +230,7 @@ def images(run: Run) -> Part:
 def loading(run: Run) -> Part:
     """Seconds of from_pretrained to float32 with cold files, in turn."""
     model = networks.smollm2(run.cache, "bf16")
-    artifact = run.rarefy("artifact", "compress", networks.smollm2(run.cache), *SMALL)
+    artifact = run.rarefy("artifact", "compress", networks.smollm2(run.cache), *demo.BUDGET, *demo.SETTINGS)
     if artifact is None:
         return {"reached": {"loading": False}}
     cores = len(os.sched_getaffinity(0))
