@@ -28,14 +28,13 @@ ContextModel::ContextModel(ContextShape shape)
     : depth_(shape.depth), columns_(shape.columns), overall_(1 << kUnit), here_(1 << kUnit), expected_(1 << kUnit) {
   const size_t tree = size_t(1) << depth_;
   const size_t contexts[kModels] = {1, kLevels, kLevels, kOffsets * kLevels / 4, tree};
-  size_t total = 0;
-  for (size_t count : contexts) total += count * tree;
-  slots_.assign(total, 1u << 31);
-  uint32_t* table = slots_.data();
+  size_t trees = 0;
   for (int m = 0; m < kModels; ++m) {
-    tables_[m] = table;
-    table += contexts[m] * tree;
+    tables_[m] = trees;
+    trees += contexts[m];
   }
+  slots_.reset(new uint32_t[trees * tree]);
+  met_.assign(trees, false);
   weights_.assign(kModels * tree, (1 << kUnit) / kModels);
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "context.hpp"
@@ -105,8 +106,10 @@ class ContextModel {
   int32_t overall_, overall_count_ = 0;
   int32_t here_, expected_;  // running means along the row: magnitudes, and what their columns promised
   uint32_t left_ = 0;
-  std::vector<uint32_t> slots_;  // 22 bits of probability, 10 of count
-  uint32_t* tables_[kModels];
+  // 22 bits of probability, 10 of count: a tree for each context, filled when it is met, as short streams meet few.
+  std::unique_ptr<uint32_t[]> slots_;
+  std::vector<bool> met_;
+  size_t tables_[kModels];  // the first tree of each model
   uint32_t* rows_[kModels];
   std::vector<int32_t> weights_;
 };
@@ -122,7 +125,13 @@ inline void ContextModel::open() {
   const int offset = int((column.mean + scale) * (kOffsets / 2) / scale);
   const int context[kModels] = {0, level(uint32_t(column.magnitude)), near,
                                 offset * (kLevels / 4) + near / 4, int(left_)};
-  for (int m = 0; m < kModels; ++m) rows_[m] = tables_[m] + (size_t(context[m]) << depth_);
+  for (int m = 0; m < kModels; ++m) {
+    const size_t tree = tables_[m] + size_t(context[m]);
+    rows_[m] = slots_.get() + (tree << depth_);
+    if (met_[tree]) continue;
+    met_[tree] = true;
+    std::fill_n(rows_[m], size_t(1) << depth_, 1u << 31);
+  }
 }
 
 inline void ContextModel::close(uint32_t symbol) {
