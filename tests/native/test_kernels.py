@@ -308,6 +308,10 @@ def test_separable_grids(path: str) -> None:
     values = np.where(size == 0, 0, np.where(size <= 3, points[np.clip(size, 1, 3) - 1], size.astype(np.float32)))
     expected = np.sign(q).astype(np.float32) * values.astype(np.float32) * (rows[:, None] * columns[None, :])
     assert np.array_equal(out, expected)
+    q[3, :5], near = 0, np.empty(q.shape, np.float32)
+    _kernels.dequantize_separable(q, rows, columns, points, out, path)
+    _kernels.dequantize_separable(q.astype(np.int8), rows, columns, points, near, path)
+    assert np.array_equal(near, out)
     with pytest.raises(ValueError, match="a row or a column has no scale"):
         _kernels.dequantize_separable(q, rows[1:], columns, points, out)
     with pytest.raises(ValueError, match="three points"):

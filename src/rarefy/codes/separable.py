@@ -7,6 +7,7 @@ file before them (`entropy.spread`), so that each is coded under a bell of its o
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,7 @@ def powers(exponent: NDArray[np.int16]) -> NDArray[np.float32]:
 class Separable(Code):
     """Integers on a grid of separable step.
 
-    q: int32, the parameter's matrix view (out, in).
+    q: int32, or int8 where none is far; the parameter's matrix view (out, in).
     rows, columns: int16 exponents of the scales, (out,) and (in,); `powers` gives the scales.
     points: float32 (3,), what |q| = 1, 2, 3 stand for; stored as BF16.
     """
@@ -65,21 +66,26 @@ class Separable(Code):
 
     def __init__(
         self,
-        q: NDArray[np.int32],
+        q: NDArray[np.int32] | NDArray[np.int8],
         rows: NDArray[np.int16],
         columns: NDArray[np.int16],
         points: NDArray[np.float32] | None = None,
         *,
         shape: Shape,
     ) -> None:
-        self.q, self.rows, self.columns, self.shape = q, rows, columns, shape
+        self._given, self.rows, self.columns, self.shape = q, rows, columns, shape
         points = np.arange(1, POINTS + 1, dtype=np.float32) if points is None else points
         self.points = Dense.of(points, "BF16")
+
+    @functools.cached_property
+    def q(self) -> NDArray[np.int32]:
+        """The integers, int32 (out, in)."""
+        return self._given.astype(np.int32, copy=False)
 
     def holds_as(self, other: Separable) -> bool:
         """Whether both hold the same integers on the same grid: seen without restoring either."""
         pairs = (
-            (self.q, other.q),
+            (self._given, other._given),
             (self.rows, other.rows),
             (self.columns, other.columns),
             (self.points.decode(), other.points.decode()),
@@ -101,12 +107,13 @@ class Separable(Code):
 
     def levels(self) -> NDArray[np.float32]:
         """What the integers stand for, in steps of row and column: (out, in)."""
-        rows, columns = (np.ones(n, np.float32) for n in self.q.shape)
+        rows, columns = (np.ones(n, np.float32) for n in self._given.shape)
         return self._times(rows, columns)
 
     def _times(self, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the integers stand for, where these are the steps: (out, in)."""
-        values, q = np.empty(self.q.shape, np.float32), np.ascontiguousarray(self.q)
+        values = np.empty(self._given.shape, np.float32)
+        q: NDArray[Any] = np.ascontiguousarray(self._given)
         _kernels.dequantize_separable(q, rows, columns, self.points.decode(), values)
         return values
 
@@ -175,14 +182,18 @@ class Separable(Code):
         parts = [read_code((n,), child, source) for n, child in zip(sizes, node.children, strict=True)]
         rows, columns = (part.raw() for part in parts[:2] if isinstance(part, Dense))
         indices = spread.given(*(source.next(n).view(np.int8) for n in sizes[:2]))
-        q = np.zeros(sizes[:2], np.int32)
-        kept = ... if keep is None else keep.reshape(q.shape)
+        kept = ... if keep is None else keep.reshape(indices.shape)
         given = indices[kept].reshape(-1)
-        q[kept] = source.next(given.size, given).view(np.int8).reshape(q[kept].shape)
+        symbols = source.next(given.size, given).view(np.int8)
         beyond = source.next(4 * far).view("<i4")
-        expect(int(np.count_nonzero(q == ESCAPE)) == far, "a separable grid has another number of far integers")
+        escaped = symbols == ESCAPE
+        expect(int(np.count_nonzero(escaped)) == far, "a separable grid has another number of far integers")
         expect(bool(_far(beyond).all()), "a separable grid's far integer is near")
-        q[q == ESCAPE] = beyond
+        if far:
+            symbols = symbols.astype(np.int32)
+            symbols[escaped] = beyond
+        q = np.zeros(indices.shape, symbols.dtype)
+        q[kept] = symbols.reshape(q[kept].shape)
         return cls(q, rows, columns, parts[2].decode(), shape=shape)
 
 

@@ -26,8 +26,10 @@ _RANGE = np.arange(-64.0, 2 * SCALES)
 
 def given(rows: Indices, columns: Indices) -> NDArray[np.uint8]:
     """The scale index of each symbol, (out, in), from those of its row (out,) and its column (in,)."""
-    sums = np.add(rows[:, None], columns[None, :], dtype=np.int16)
-    return np.clip(sums, 0, SCALES - 1, out=sums).astype(np.uint8)
+    levels, which = np.unique(rows, return_inverse=True)  # few: each one's row of indices is made once
+    sums = np.add(levels[:, None], columns[None, :], dtype=np.int16)
+    indices: NDArray[np.uint8] = np.clip(sums, 0, SCALES - 1).astype(np.uint8)[which]
+    return indices
 
 
 def fit(magnitude: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[Indices, Indices]:

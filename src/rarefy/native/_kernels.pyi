@@ -50,7 +50,7 @@ def dequantize_groups(
     path: str = "",
 ) -> None: ...
 def dequantize_separable(
-    q: NDArray[np.int32],
+    q: NDArray[np.int8] | NDArray[np.int32],
     rows: NDArray[np.float32],
     columns: NDArray[np.float32],
     points: NDArray[np.float32],

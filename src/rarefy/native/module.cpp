@@ -161,7 +161,8 @@ void bind_dequantize(Matrix<const uint8_t> q, Matrix<const float> scale, Matrix<
   dequantize_groups({rows, columns, group}, q.data(), scale.data(), zero.data(), out.data(), path_from(path));
 }
 
-void bind_dequantize_separable(Matrix<const int32_t> q, Vector<const float> rows, Vector<const float> columns,
+template <class Integer>
+void bind_dequantize_separable(Matrix<const Integer> q, Vector<const float> rows, Vector<const float> columns,
                                Vector<const float> points, Matrix<float> out, const std::string& path) {
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1), "out and q differ in shape");
   require(rows.size() == q.shape(0) && columns.size() == q.shape(1), "a row or a column has no scale");
@@ -369,7 +370,9 @@ NB_MODULE(_kernels, m) {
   m.def("context_encode", bind_context_encode, "symbols"_a, "depth"_a, "columns"_a);
   m.def("context_decode", bind_context_decode, "data"_a, "depth"_a, "columns"_a, "out"_a);
   m.def("dequantize_groups", bind_dequantize, "q"_a, "scale"_a, "zero"_a, "group"_a, "out"_a, "path"_a = "");
-  m.def("dequantize_separable", bind_dequantize_separable, "q"_a, "rows"_a, "columns"_a, "points"_a, "out"_a,
+  m.def("dequantize_separable", bind_dequantize_separable<int8_t>, "q"_a.noconvert(), "rows"_a, "columns"_a,
+        "points"_a, "out"_a, "path"_a = "");
+  m.def("dequantize_separable", bind_dequantize_separable<int32_t>, "q"_a, "rows"_a, "columns"_a, "points"_a, "out"_a,
         "path"_a = "");
   m.def("round_block", bind_round_block, "weights"_a, "within"_a, "reciprocal"_a, "scales"_a, "steps"_a, "points"_a,
         "keep"_a.none(), "q"_a, "errors"_a, "left"_a.none(), "path"_a = "");

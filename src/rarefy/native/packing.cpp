@@ -58,7 +58,8 @@ RAREFY_INLINE void rows(Groups shape, const uint8_t* q, const float* scale, cons
     }
 }
 
-RAREFY_INLINE void separable(Separable grid, const int32_t* q, float* out) {
+template <class Integer>
+RAREFY_INLINE void separable(Separable grid, const Integer* q, float* out) {
   const float one = grid.points[0], two = grid.points[1], three = grid.points[2];
   for (size_t r = 0; r < grid.rows; ++r, q += grid.columns, out += grid.columns)
     for (size_t c = 0; c < grid.columns; ++c) {
@@ -69,10 +70,15 @@ RAREFY_INLINE void separable(Separable grid, const int32_t* q, float* out) {
     }
 }
 
-void separable_scalar(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
 #if RAREFY_X86
-RAREFY_AVX2 void separable_avx2(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
-RAREFY_AVX512 void separable_avx512(Separable grid, const int32_t* q, float* out) { separable(grid, q, out); }
+template <class Integer>
+RAREFY_AVX2 void separable_avx2(Separable grid, const Integer* q, float* out) {
+  separable(grid, q, out);
+}
+template <class Integer>
+RAREFY_AVX512 void separable_avx512(Separable grid, const Integer* q, float* out) {
+  separable(grid, q, out);
+}
 #endif
 
 void rows_scalar(Groups shape, const uint8_t* q, const float* scale, const float* zero, float* out) {
@@ -98,13 +104,16 @@ void dequantize_groups(Groups shape, const uint8_t* q, const float* scale, const
   rows_scalar(shape, q, scale, zero, out);
 }
 
-void dequantize_separable(Separable grid, const int32_t* q, float* out, Path path) {
+template <class Integer>
+void dequantize_separable(Separable grid, const Integer* q, float* out, Path path) {
 #if RAREFY_X86
   if (path == Path::avx512) return separable_avx512(grid, q, out);
   if (path == Path::avx2) return separable_avx2(grid, q, out);
 #endif
   (void)path;
-  separable_scalar(grid, q, out);
+  separable(grid, q, out);
 }
+template void dequantize_separable(Separable, const int8_t*, float*, Path);
+template void dequantize_separable(Separable, const int32_t*, float*, Path);
 
 }  // namespace rarefy

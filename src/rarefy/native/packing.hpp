@@ -35,6 +35,7 @@ struct Separable {
   const float* column;
   const float* points;
 };
-void dequantize_separable(Separable grid, const int32_t* q, float* out, Path path);
+template <class Integer>  // int8_t, int32_t
+void dequantize_separable(Separable grid, const Integer* q, float* out, Path path);
 
 }  // namespace rarefy
