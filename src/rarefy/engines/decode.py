@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from rarefy.engines.pages import release
-from rarefy.engines.tensors import TORCH, tensor
+from rarefy.engines.ahead import decoded
+from rarefy.engines.tensors import tensor
 from rarefy.errors import FormatError, RarefyError
 
 if TYPE_CHECKING:
@@ -47,19 +47,16 @@ class Decode(ConversionOps):
         return {full_layer_name: next(iter(decoded.values()))[0]}
 
     def _decode(self, record: torch.Tensor, name: str) -> torch.Tensor:
-        from rarefy.files import record as records
-
         try:
-            if record.dtype != torch.uint8 or record.dim() != 1:
-                raise FormatError("its tensor is not a record")
-            coded = record.cpu()
-            code, dtype = records.decode(coded.numpy().data, threads=torch.get_num_threads())
+            if not self.whole:
+                found = decoded(record, self.dtype, threads=torch.get_num_threads())
+            else:
+                found = self.hf_quantizer.ahead.take(self)
             packer = self.hf_quantizer.packer if self.whole else None
-            if packer is not None and packer.take(name, code, str(record.device)):
+            if packer is not None and packer.take(name, found.code, str(record.device)):
                 # In the place of the parameter until its layer is replaced: its shape, and the memory of one number.
-                return torch.zeros((), dtype=self.dtype, device=record.device).expand(code.shape)
-            values = tensor(code, self.dtype or TORCH[dtype])
-            release(coded)
+                return torch.zeros((), dtype=self.dtype, device=record.device).expand(found.code.shape)
+            values = found.values if found.values is not None else tensor(found.code, self.dtype or found.dtype)
             return values.to(record.device)
         except RarefyError as error:
             failure = FormatError(f"{name} cannot be decoded", str(error))

@@ -2,7 +2,7 @@
 
 transformers sees a pre-quantized checkpoint whose tensors need a conversion, as it does for fp8 or mxfp4: its loader
 renames, adds and strips prefixes, ties, merges experts, places and shards as always, and each record becomes its
-dense tensor on the way, one at a time.
+dense tensor on the way, the next ones being decoded meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rarefy import edits
 from rarefy.edits import attach
+from rarefy.engines.ahead import Ahead
 from rarefy.engines.decode import Decode, without_decoding
 from rarefy.engines.packed import Packer, computing
 from rarefy.errors import FormatError, RarefyError, UsageError
@@ -74,10 +75,12 @@ def Packed() -> RarefyConfig:  # noqa: N802 - read as a configuration: quantizat
 
 
 class RarefyQuantizer(HfQuantizer):
-    """Decodes each record to the type that from_pretrained asks for; needs memory for one tensor beside the model."""
+    """Decodes each record to the type that from_pretrained asks for, a few at a time."""
 
     requires_calibration = False
     quantization_config: RarefyConfig
+    ahead: Ahead
+    """While weights are loaded."""
 
     def __init__(self, quantization_config: RarefyConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -124,6 +127,7 @@ class RarefyQuantizer(HfQuantizer):
             raise UsageError("an artifact cannot be sharded while it loads", remedy="write it dense first")
         if self.quantization_config.packed:
             self.packer = Packer(model, self.packed_dtype)
+        self.ahead = Ahead(torch.get_num_threads())
         if checkpoint_files is not None and len(checkpoint_files) == 1:
             self._respread(checkpoint_files)
 
@@ -159,7 +163,9 @@ class RarefyQuantizer(HfQuantizer):
             assert isinstance(decode, Decode)  # put there by update_weight_conversions
             decode.dtype = dtype
         else:  # a key that no converter may touch, since the model has a parameter of that very name
-            converter.quantization_operation = Decode(self, dtype, whole=True)
+            converter.quantization_operation = decode = Decode(self, dtype, whole=True)
+        if decode.whole:
+            self.ahead.add(decode, param, dtype, values=self.packer is None)
         return None
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
@@ -173,6 +179,8 @@ class RarefyQuantizer(HfQuantizer):
             raise self.failure
         conversions: Any = model._weight_conversions
         model._weight_conversions = without_decoding(conversions)
+        self.ahead.close()
+        del self.ahead
         if self.packer is not None:
             self.packer.install()
         if hasattr(self, "_tidy"):

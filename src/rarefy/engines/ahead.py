@@ -1,0 +1,122 @@
+"""Records decoded ahead of a loader that asks for one after the other, on all cores."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from rarefy.engines.pages import release
+from rarefy.engines.tensors import TORCH, tensor
+from rarefy.errors import FormatError
+from rarefy.files import record as records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from rarefy.codes import Code
+
+AHEAD: Final = 1 << 23
+"""Weights that may be under way at once, each taking a few bytes beside the tensor that it becomes."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a record holds. dtype: that its parameter had. values: its tensor, None where only the code was wanted."""
+
+    code: Code
+    dtype: torch.dtype
+    values: torch.Tensor | None
+
+
+def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True, threads: int = 1) -> Decoded:
+    """The code of a record and, if its values are wanted, its tensor in `dtype` (None: the type it had).
+
+    Raises FormatError for what is no record, or a damaged one.
+    """
+    coded = _coded(record)
+    code, own = records.decode(coded.numpy().data, threads)
+    if not values:
+        return Decoded(code, TORCH[own], None)
+    made = tensor(code, dtype or TORCH[own])
+    release(coded)
+    return Decoded(code, TORCH[own], made)
+
+
+def _coded(record: torch.Tensor) -> torch.Tensor:
+    if record.dtype != torch.uint8 or record.dim() != 1:
+        raise FormatError("its tensor is not a record")
+    return record.cpu()
+
+
+@dataclass
+class _Job:
+    """A record that `owner` will ask for. decode: its work, on so many threads. weights: that it holds."""
+
+    owner: object
+    decode: Callable[[int], Decoded]
+    weights: int
+    found: Future[Decoded] | None = None
+
+
+class Ahead:
+    """Records in the order in which they will be asked for: the next ones are decoded while the first is waited for.
+
+    A thread decodes a record; one of more than AHEAD weights is alone, and has all threads.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "rarefy-decode")
+        self._later: deque[_Job] = deque()
+        self._begun: deque[_Job] = deque()
+
+    def add(self, owner: object, record: Any, dtype: torch.dtype | None, values: bool) -> None:
+        """A record, or what gives one by `[...]`, to be `decoded` for `owner`."""
+        record = record[...]
+        self._later.append(_Job(owner, functools.partial(decoded, record, dtype, values), _weights(record)))
+        self._begin()
+
+    def take(self, owner: object) -> Decoded:
+        """What the record of `owner` holds; those before it, which nobody has asked for, are forgotten.
+
+        Raises what `decoded` raises, LookupError where there is no such record.
+        """
+        while self._begun:
+            job = self._begun[0]
+            assert job.found is not None  # as it is under way
+            try:
+                if job.owner is owner:
+                    return job.found.result()
+                job.found.cancel()
+            finally:
+                self._begun.popleft()
+                self._begin()
+        raise LookupError("no record waits for this owner")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Set about as many records as there is room for, and one in any case."""
+        under_way = sum(job.weights for job in self._begun)
+        while self._later and (not self._begun or under_way + self._later[0].weights <= AHEAD):
+            job = self._later.popleft()
+            job.found = self._pool.submit(job.decode, self._threads if job.weights > AHEAD else 1)
+            self._begun.append(job)
+            under_way += job.weights
+
+
+def _weights(record: torch.Tensor) -> int:
+    """How many a record holds; 0 where it is damaged, which who decodes it is told."""
+    try:
+        return math.prod(records.parse(_coded(record).numpy().data).shape)
+    except FormatError:
+        return 0
