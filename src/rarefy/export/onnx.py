@@ -167,7 +167,7 @@ class ONNX(Target):
 
     def _graph(self, conversion: Conversion, progress: Progress) -> Any:
         from rarefy.evidence.fingerprint import check_disjoint_examples
-        from rarefy.export import onnx_graph, onnx_layers, onnx_rounding
+        from rarefy.export import onnx_graph, onnx_kernels, onnx_layers, onnx_rounding
 
         model, chosen, ranges = conversion.model, conversion.settings, conversion.settings["ranges"]
         matrices = {
@@ -182,6 +182,7 @@ class ONNX(Target):
             network = onnx_layers.integers(model, matrices, rounds=rounds)
             example = None if reads_tokens(model) else conversion.data.x
             graph = onnx_graph.graph_of(network, causal=chosen["causal"], example=example, source=model.source)
+        onnx_kernels.tuned(graph)
         onnx_rounding.fold_norms(graph)
         if ranges is not None:
             with progress.task("taking ranges", 0):

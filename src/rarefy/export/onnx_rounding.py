@@ -52,7 +52,7 @@ def fold_norms(model: ir.Model) -> None:
         conv.replace_input_with(2, added)
         ir.convenience.replace_all_uses_with(node.outputs[0], conv.outputs[0], replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
-    _swept(model)
+    swept(model)
 
 
 def fix_ranges(model: ir.Model, x: NDArray[Any]) -> None:
@@ -166,7 +166,7 @@ def _round_bias(model: ir.Model, conv: ir.Node, step: Floats) -> None:
     levels = np.rint(_array(conv.inputs[2]) / scale)
     if np.abs(levels).max(initial=0) < 2**31 - 1:
         conv.replace_input_with(2, _dequantized(model, conv, levels.astype(np.int32), scale, f"{conv.name}/bias"))
-        _swept(model)
+        swept(model)
 
 
 def unrounded(model: ir.Model) -> None:
@@ -179,7 +179,7 @@ def unrounded(model: ir.Model) -> None:
                 ir.convenience.replace_all_uses_with(use.node.outputs[0], node.inputs[0], replace_graph_outputs=True)
         elif node.op_type == "MatMulInteger":
             _unround_product(model, node)
-    _swept(model)
+    swept(model)
 
 
 def _unround_product(model: ir.Model, node: ir.Node) -> None:
@@ -219,7 +219,7 @@ def _array(value: ir.Value | None) -> NDArray[Any]:
     return array
 
 
-def _swept(model: ir.Model) -> None:
+def swept(model: ir.Model) -> None:
     """Without what nothing reads."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
