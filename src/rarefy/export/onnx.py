@@ -17,6 +17,7 @@ from rarefy.codes import Dense, Grid
 from rarefy.codes.transposed import Transposed
 from rarefy.errors import RarefyError, UsageError
 from rarefy.export.nearest import held, nearest
+from rarefy.export.onnx_saturation import unsaturated
 from rarefy.export.target import Conversion, Held, Target, converted, dense_in
 from rarefy.families import is_causal, reads_tokens
 from rarefy.files.atomic import write_json
@@ -69,9 +70,8 @@ class ONNX(Target):
         None,
         "an .npz whose x fixes the ranges of activations; none: each tensor's own, as it comes",
     )
-
     reduce_range: bool = setting(
-        False, "with activations=int8: integers of weights to 7 bits, for processors without VNNI, whose sums saturate"
+        False, "with activations=int8: weights such that no sum saturates on processors without VNNI"
     )
 
     def convert(self, model: Model, progress: Progress) -> Conversion:
@@ -131,9 +131,7 @@ class ONNX(Target):
             columns = _size(code) // max(1, code.shape[0])
             how: dict[str, Any] = {"symmetric": True, "scale": "F32"}
             if self.reduce_range and rows:
-                return Held(
-                    _reduced(held(code, 7, columns, **how) or nearest(code, 7, columns, **how)), f"{ROWS}, 7 used"
-                )
+                return Held(unsaturated(code), f"{ROWS}, unsaturated")
             return Held(held(code, 8, columns, **how) or _balanced(nearest(code, 8, columns, **how)), ROWS)
         if isinstance(code, Dense) and bits is None:
             return _floats(code)
@@ -241,11 +239,6 @@ def _floats(code: Code, why: str = "") -> Held:
 def _balanced(grid: Grid) -> Grid:
     """Without -128, whose negative is no signed 8-bit integer: a normalization with a negative gain turns signs."""
     return Grid(np.maximum(grid.q, 1), grid.scale, None, bits_per_symbol=8, group=grid.group, shape=grid.shape)
-
-
-def _reduced(grid: Grid) -> Grid:
-    """Seven bits in the place of eight: two products with unsigned 8 bits then add up to less than 2^15."""
-    return Grid(grid.q + np.uint8(64), grid.scale, None, bits_per_symbol=8, group=grid.group, shape=grid.shape)
 
 
 def _grid(code: Code, bits: int | None, group: int) -> Grid:
