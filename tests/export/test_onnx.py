@@ -189,6 +189,21 @@ def test_reduced_integers_cannot_saturate(name: str, ranges: str, opened: Opened
         assert 64 < np.abs(w.astype(int)).max() <= 127 and saturation(outputs_first.astype(int)) <= MOST
 
 
+def test_matrices_that_are_excluded_stay_in_floats(ranges: str, tmp_path: Path) -> None:
+    words = f"onnx:activations=int8,calibration={ranges}"
+    x = np.random.default_rng(7).normal(size=(6, 3, 16, 16)).astype(np.float32)
+    every, some = (
+        export(tiny.opened("torch_resnet"), target(f"{words}{more}"), tmp_path / name, Arrays(x, None, "x"))
+        for name, more in (("every", ""), ("some", ",exclude=[conv.weight,layer1.*]"))
+    )
+    assert agreed(some) < 1e-4 and set(some.why.values()) == {"excluded"}
+    assert "conv.weight" in some.why and all(name.startswith(("conv.", "layer1.")) for name in some.why)
+    assert every.forms["8 bits, rows"] - some.forms["8 bits, rows"] == len(some.why) >= 3
+    assert operators(tmp_path / "some").count("QuantizeLinear") < operators(tmp_path / "every").count("QuantizeLinear")
+    with pytest.raises(UsageError, match="exclude=nowhere fits no matrix"):
+        export(tiny.opened("torch_resnet"), target(f"{words},exclude=nowhere"), tmp_path / "none", None)
+
+
 def test_ranges_lose_least() -> None:
     """Of a flat law nothing is clipped; of one with a long tail what costs less than a finer step gains."""
     rng = np.random.default_rng(0)

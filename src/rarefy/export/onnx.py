@@ -6,6 +6,7 @@ is so in the file, and the network's own integers are kept wherever they fit.
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import math
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from rarefy.files.atomic import write_json
 from rarefy.method import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from rarefy.codes import Code
@@ -73,6 +75,7 @@ class ONNX(Target):
     reduce_range: bool = setting(
         False, "with activations=int8: weights such that no sum saturates on processors without VNNI"
     )
+    exclude: tuple[str, ...] = setting((), "no matrix whose name fits one of these patterns: it stays in floats")
 
     def convert(self, model: Model, progress: Progress) -> Conversion:
         _packages()
@@ -86,6 +89,7 @@ class ONNX(Target):
                 "onnx: reduce_range is for weights with a scale a row", "nothing else saturates", "leave it out"
             )
         used = {names[place.parameter]: place for place in places(model.skeleton.empty, model.skeleton.ties)}
+        excluded = self._excluded(model, used)
 
         def hold(key: str, code: Code) -> Held:
             if key not in model.names:
@@ -93,9 +97,23 @@ class ONNX(Target):
             place = used.get(key)
             if place is None:
                 return _floats(code)
+            if key in excluded:
+                return _floats(code, "excluded")
             return self._held(code, place, model, rows=self.activations == "int8" and not causal)
 
         return converted(model, hold, progress, used=used, causal=causal, ranges=ranges)
+
+    def _excluded(self, model: Model, matrices: Collection[str]) -> set[str]:
+        """File keys of the matrices that stay in floats. Raises UsageError where a pattern is of none."""
+        found: set[str] = set()
+        for pattern in self.exclude:
+            fits = {key for key in matrices if fnmatch.fnmatchcase(model.names[key], pattern)}
+            if not fits:
+                raise UsageError(
+                    f"onnx: exclude={pattern} fits no matrix of {model.source}", remedy="see rarefy inspect"
+                )
+            found |= fits
+        return found
 
     def _ranges(self, model: Model) -> Arrays | None:
         from rarefy.evidence.sources import read_arrays
