@@ -20,9 +20,9 @@ from rarefy.codes.separable import Separable, exponents
 from rarefy.codes.transposed import Transposed
 from rarefy.engines.packed import Packing, computing
 from rarefy.engines.packed_held import held
-from rarefy.engines.packed_layers import AT_ONCE, PackedEmbedding
+from rarefy.engines.packed_layers import PackedEmbedding
 from rarefy.engines.packed_levels import bfloat16, levels
-from rarefy.engines.packed_native import PackedNative
+from rarefy.engines.packed_native import AT_ONCE, PackedNative
 from rarefy.engines.packed_torch import Packed4, Packed8
 from rarefy.errors import UsageError
 from rarefy.files import record

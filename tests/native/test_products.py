@@ -69,15 +69,16 @@ def test_is_the_product(rows: int, columns: int, bits: int, group: int, far: int
     rng = np.random.default_rng(rows)
     given, arrays, w = packed(rows, columns, rng, bits, group, far)
     matrix = _kernels.PackedMatrix(*given, **arrays)
-    x = rng.normal(0, 1, (3, columns)).astype(np.float32)
-    found = {path: product(matrix, x, rows, path) for path in PATHS}
+    for vectors in (1, 2, 8):
+        x = rng.normal(0, 1, (vectors, columns)).astype(np.float32)
+        found = {path: product(matrix, x, rows, path) for path in PATHS}
+        for path in PATHS:
+            assert np.array_equal(found[path], found["scalar"]), path
+        scale = np.abs(x.astype(np.float64)) @ np.abs(w).T  # with offsets, sums cancel
+        assert np.all(np.abs(found["scalar"] - x @ w.T) <= 1e-5 * (scale + columns * np.abs(w).max()))
+    assert np.array_equal(product(matrix, x[:7], rows), found["scalar"][:7])
     for path in PATHS:
-        assert np.array_equal(found[path], found["scalar"]), path
-        assert np.array_equal(product(matrix, x[1:2], rows, path), found["scalar"][1:2]), path
-    scale = np.abs(x.astype(np.float64)) @ np.abs(w).T  # with offsets, sums cancel
-    assert np.all(np.abs(found["scalar"] - x @ w.T) <= 1e-5 * (scale + columns * np.abs(w).max()))
-    for path in PATHS:
-        restored = np.empty((rows - 2, columns), np.float32)
+        restored = np.empty((rows - 2, columns), np.float32)  # from within rows that share their entries
         matrix.restore(2, restored, path)
         assert np.allclose(restored, w[2:], rtol=1e-6, atol=1e-6 * np.abs(w).max())
     looked_up = np.empty((3, columns), np.float32)
@@ -118,16 +119,17 @@ def test_threads_change_nothing() -> None:
     rng = np.random.default_rng(0)
     given, arrays, _ = packed(1000, 320, rng, far=5000)
     matrix = _kernels.PackedMatrix(*given, **arrays)
-    x, found = rng.normal(0, 1, (2, 320)).astype(np.float32), []
     before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(product(matrix, x, 1000))
-    finally:
-        torch.set_num_threads(before)
-    assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0], found[2])
+    for vectors in (1, 2):
+        x, found = rng.normal(0, 1, (vectors, 320)).astype(np.float32), []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                found.append(product(matrix, x, 1000))
+        finally:
+            torch.set_num_threads(before)
+        assert np.array_equal(found[0], found[1])
+        assert np.array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,6 @@ from rarefy.errors import UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-AT_ONCE: Final = 32
-"""Rows of input up to which kernels, made for few of them, beat a restored matrix."""
-
 BLOCK: Final = 1024
 """Rows of a matrix restored at a time; a multiple of the kernels' own blocks."""
 

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import library
 
-from rarefy.engines.packed_layers import AT_ONCE, PackedEmbedding, PackedLinear, Unsaved
+from rarefy.engines.packed_layers import PackedEmbedding, PackedLinear, Unsaved
 from rarefy.errors import UsageError
 from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from rarefy.engines.packed_held import Held
+
+AT_ONCE: Final = 64
+"""Rows of input up to which the kernels beat products with the restored matrix, in which torch is faster."""
 
 ARRAYS: Final[dict[str, Any]] = {
     "packed": np.uint8,

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from rarefy.engines.packed_layers import AT_ONCE, PackedEmbedding, PackedLinear
+from rarefy.engines.packed_layers import PackedEmbedding, PackedLinear
 
 if TYPE_CHECKING:
     from rarefy.engines.packed_levels import Levels
+
+AT_ONCE: Final = 32
+"""Rows of input up to which kernels, made for few of them, beat products with the restored matrix."""
 
 
 class PackedTorch(PackedLinear):

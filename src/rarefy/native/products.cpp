@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #if RAREFY_X86
@@ -19,7 +20,23 @@ namespace rarefy {
 namespace {
 
 constexpr size_t kBlock = 64, kHalf = 32;  // columns
+constexpr size_t kVectors = 3;             // that a restored row is multiplied by at once
 constexpr size_t kShared = 1 << 16;        // weights below which one thread is faster than several
+
+// Whose memory begins with a cache line, as a load across two takes twice as long.
+template <class T>
+struct Lines {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  Lines() = default;
+  template <class U>
+  Lines(const Lines<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* at, size_t) { ::operator delete(at, kLine); }
+  bool operator==(const Lines&) const { return true; }
+  bool operator!=(const Lines&) const { return false; }
+};
+using Floats = std::vector<float, Lines<float>>;
 
 float widened(uint16_t value) {
   const uint32_t bits = uint32_t(value) << 16;
@@ -76,7 +93,7 @@ struct Table {
 
 // One prepared vector: inputs in the order of the columns, zeros after them, and what a group's inputs come to.
 struct Inputs {
-  std::vector<float> x, sums;
+  Floats x, sums;
 
   void prepare(const Packed& w, const void* from, bool bfloat16) {
     x.assign(w.width, 0.0f);
@@ -103,12 +120,11 @@ void fold(const float* lane, float* out) {
 
 // What the columns of a row come to: the order of all sums.
 float dot(const Packed& w, const Table& table, size_t row, const float* x) {
-  float lane[kBlock] = {}, value[kBlock], eight[8];
+  float value[kBlock], lane[kHalf] = {}, eight[8];
   for (size_t j = 0; j < w.width; j += kBlock) {
     block(w, table.value, row, j, value);
-    for (size_t c = 0; c < kBlock; ++c) lane[c] = std::fma(value[c], x[j + c], lane[c]);
+    for (size_t c = 0; c < kBlock; ++c) lane[c % kHalf] = std::fma(value[c], x[j + c], lane[c % kHalf]);
   }
-  for (size_t l = 0; l < kHalf; ++l) lane[l] += lane[kHalf + l];
   fold(lane, eight);
   return total(eight);
 }
@@ -182,13 +198,12 @@ RAREFY_FMA RAREFY_INLINE __m256i block_fma(const Packed& w, size_t row, size_t c
 RAREFY_FMA void dots4_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
   const Halves table = halves_fma(w.table);
   for (size_t row = first; row < first + count; ++row) {
-    __m256 lane[8] = {};
+    __m256 lane[4] = {};
     for (size_t j = 0; j < w.width; j += kBlock) {
       const __m256i bytes = block_fma(w, row, j);
       half_fma(table, bytes, x + j, lane);
-      half_fma(table, _mm256_srli_epi16(bytes, 4), x + j + kHalf, lane + 4);
+      half_fma(table, _mm256_srli_epi16(bytes, 4), x + j + kHalf, lane);
     }
-    for (int i = 0; i < 4; ++i) lane[i] = _mm256_add_ps(lane[i], lane[4 + i]);
     out[row - first] = total_fma(fold_fma(lane));
   }
 }
@@ -221,23 +236,40 @@ RAREFY_FMA void values4_fma(const Packed& w, size_t row, float* out) {
   }
 }
 
+RAREFY_FMA void values8_fma(const Packed& w, size_t row, float* out) {
+  const int8_t* q = reinterpret_cast<const int8_t*>(w.q + row * w.width);
+  for (size_t j = 0; j < w.width; ++j) out[j] = float(q[j]);
+}
+
 RAREFY_FMA void dots8_fma(const Packed& w, size_t first, size_t count, const float* x, float* out) {
   for (size_t row = first; row < first + count; ++row) {
-    __m256 lane[8] = {};
-    for (size_t j = 0; j < w.width; j += kBlock)
-      for (int i = 0; i < 8; ++i) {
+    __m256 lane[4] = {};
+    for (size_t j = 0; j < w.width; j += kHalf)
+      for (size_t i = 0; i < 4; ++i) {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.q + row * w.width + j + 8 * i));
         const __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
         lane[i] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + j + 8 * i), lane[i]);
       }
-    for (int i = 0; i < 4; ++i) lane[i] = _mm256_add_ps(lane[i], lane[4 + i]);
     out[row - first] = total_fma(fold_fma(lane));
   }
+}
+
+// A restored row times N vectors.
+template <size_t N>
+RAREFY_FMA void several_fma(const float* row, size_t width, const float* const* x, float* out) {
+  __m256 lane[N][4] = {};
+  for (size_t j = 0; j < width; j += kHalf)
+    for (size_t i = 0; i < 4; ++i) {
+      const __m256 value = _mm256_loadu_ps(row + j + 8 * i);
+      for (size_t v = 0; v < N; ++v) lane[v][i] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x[v] + j + 8 * i), lane[v][i]);
+    }
+  for (size_t v = 0; v < N; ++v) out[v] = total_fma(fold_fma(lane[v]));
 }
 
 bool has_fma(Path path) { return path >= Path::avx2 && __builtin_cpu_supports("fma"); }
 #endif
 
+// Rows, one vector.
 using Dots = void (*)(const Packed&, size_t, size_t, const float*, float*);
 
 Dots dots_of(const Packed& w, Path path) {
@@ -304,23 +336,47 @@ void shared(size_t count, size_t weights, const Work& work) {
 // What the integers of a row stand for.
 void values(const Packed& w, size_t row, Path path, float* out) {
 #if RAREFY_X86
-  if (has_fma(path) && w.bits == 4) return values4_fma(w, row, out);
+  if (has_fma(path)) return w.bits == 8 ? values8_fma(w, row, out) : values4_fma(w, row, out);
 #endif
   (void)path;
   const Table table(w);
   for (size_t j = 0; j < w.width; j += kBlock) block(w, table.value, row, j, out + j);
 }
 
-void restore_row(const Packed& w, size_t row, Path path, float* out) {
-  values(w, row, path, out);
-  for (size_t g = 0; w.scales && g < w.groups; ++g) {
-    const float scale = scale_of(w, row, g), shift = w.shifts ? float(w.shifts[row * w.groups + g]) : 0.0f;
-    for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) out[j] = scale * (out[j] + shift);
+// Rows that share their entries, each in steps of its own.
+void unstepped(const Packed& w, size_t start, size_t count, Path path, float* out) {
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = start + i;
+    float* to = out + i * w.width;
+    values(w, row, path, to);
+    for (size_t g = 0; w.scales && g < w.groups; ++g) {
+      const float scale = scale_of(w, row, g), shift = w.shifts ? float(w.shifts[row * w.groups + g]) : 0.0f;
+      for (size_t j = g * w.group; j < std::min((g + 1) * w.group, w.width); ++j) to[j] = scale * (to[j] + shift);
+    }
   }
   if (w.first)
-    for (uint32_t k = w.first[row / kRows], last = w.first[row / kRows + 1]; k < last; ++k)
-      if (row_of(w.far[k]) == row % kRows) out[column_of(w.far[k])] += value_of(w.far[k]);
-  for (size_t j = 0; w.steps && j < w.digits; ++j) out[j] *= w.steps[row];
+    for (uint32_t k = w.first[start / kRows], last = w.first[start / kRows + 1]; k < last; ++k) {
+      const size_t i = row_of(w.far[k]) - start % kRows;
+      if (i < count) out[i * w.width + column_of(w.far[k])] += value_of(w.far[k]);
+    }
+}
+
+// One row, up to kVectors vectors.
+void several(const float* row, size_t width, const float* const* x, size_t n, Path path, float* out) {
+#if RAREFY_X86
+  if (has_fma(path)) {
+    if (n == 3) return several_fma<3>(row, width, x, out);
+    if (n == 2) return several_fma<2>(row, width, x, out);
+    return several_fma<1>(row, width, x, out);
+  }
+#endif
+  (void)path;
+  for (size_t v = 0; v < n; ++v) {
+    float lane[kHalf] = {}, eight[8];
+    for (size_t j = 0; j < width; ++j) lane[j % kHalf] = std::fma(row[j], x[v][j], lane[j % kHalf]);
+    fold(lane, eight);
+    out[v] = total(eight);
+  }
 }
 
 }  // namespace
@@ -331,30 +387,51 @@ void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, 
   if (inputs.size() < n) inputs.resize(n);
   const size_t bytes = w.inputs * (bfloat16 ? 2 : 4);
   for (size_t i = 0; i < n; ++i) inputs[i].prepare(w, static_cast<const char*>(x) + i * bytes, bfloat16);
-  const Dots dots = dots_of(w, path);
-  const size_t chunks = (w.rows + kRows - 1) / kRows;
-  shared(chunks, w.rows * w.width * n, [&](size_t begin, size_t end) {
-    float sums[kRows];
-    for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows)
-      for (size_t i = 0; i < n; ++i) {
+  const auto put = [&](size_t i, size_t row, float sum) {
+    const float value = w.steps ? w.steps[row] * sum : sum;
+    if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + row] = narrowed(value);
+    else static_cast<float*>(y)[i * w.rows + row] = value;
+  };
+  const size_t chunks = (w.rows + kRows - 1) / kRows, weights = w.rows * w.width;
+  if (n == 1)
+    return shared(chunks, weights, [&, dots = dots_of(w, path)](size_t begin, size_t end) {
+      float sums[kRows];
+      for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
         const size_t count = std::min(kRows, w.rows - first);
-        dots(w, first, count, inputs[i].x.data(), sums);
-        add_rest(w, first, count, inputs[i], sums);
+        dots(w, first, count, inputs[0].x.data(), sums);
+        add_rest(w, first, count, inputs[0], sums);
+        for (size_t k = 0; k < count; ++k) put(0, first + k, sums[k]);
+      }
+    });
+  shared(chunks, weights * n, [&](size_t begin, size_t end) {
+    Floats rows(kRows * w.width);
+    for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
+      const size_t count = std::min(kRows, w.rows - first);
+      unstepped(w, first, count, path, rows.data());
+      for (size_t i = 0; i < n; i += kVectors) {
+        const float* x[kVectors];
+        float sums[kVectors];
+        const size_t together = std::min(kVectors, n - i);
+        for (size_t v = 0; v < together; ++v) x[v] = inputs[i + v].x.data();
         for (size_t k = 0; k < count; ++k) {
-          const float value = w.steps ? w.steps[first + k] * sums[k] : sums[k];
-          if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + first + k] = narrowed(value);
-          else static_cast<float*>(y)[i * w.rows + first + k] = value;
+          several(&rows[k * w.width], w.width, x, together, path, sums);
+          for (size_t v = 0; v < together; ++v) put(i + v, first + k, sums[v]);
         }
       }
+    }
   });
 }
 
 void restore(const Packed& w, size_t start, const int64_t* ids, size_t count, float* out, Path path) {
   shared(count, count * w.width, [&](size_t first, size_t last) {
-    std::vector<float> row(w.width);
-    for (size_t i = first; i < last; ++i) {
-      restore_row(w, ids ? size_t(ids[i]) : start + i, path, row.data());
-      std::copy_n(row.data(), w.digits, out + i * w.digits);
+    Floats rows((ids ? 1 : kRows) * w.width);
+    for (size_t i = first, together = 1; i < last; i += together) {
+      const size_t row = ids ? size_t(ids[i]) : start + i;
+      together = ids ? 1 : std::min(kRows - row % kRows, last - i);
+      unstepped(w, row, together, path, rows.data());
+      for (size_t k = 0; k < together; ++k)
+        for (size_t j = 0; j < w.digits; ++j)
+          out[(i + k) * w.digits + j] = w.steps ? rows[k * w.width + j] * w.steps[row + k] : rows[k * w.width + j];
     }
   });
 }
