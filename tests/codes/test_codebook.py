@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rarefy.codes import Codebook, Dense, Sparse
@@ -28,6 +28,7 @@ def streams(code: Codebook, keep: np.ndarray | None = None) -> dict[str, list[in
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=256), st.sampled_from(ORDERS))
+@example([1 << 31, 0], ORDERS[0])
 def test_any_floats_come_back_bit_for_bit(bits: list[int], order: int) -> None:
     """NaN payloads, negative zero, infinities."""
     raw = np.array(bits, np.uint32)

@@ -57,10 +57,10 @@ class Codebook(Code):
     def rebuild(self, free: Mapping[str, Array]) -> Array:
         moved, fixed = free["centroids"], self.values == 0
         if isinstance(moved, np.ndarray):
-            table = np.zeros(fixed.size, np.float32)
+            table = self.values.copy()  # with zeros of either sign
             table[~fixed] = moved
             return np.asarray(table[self.index])
-        table = moved.new_zeros(fixed.size).masked_scatter(moved.new_tensor(~fixed).bool(), moved)
+        table = moved.new_tensor(self.values).masked_scatter(moved.new_tensor(~fixed).bool(), moved)
         return table[moved.new_tensor(self.index).long()]
 
     def free(self) -> dict[str, Array]:
