@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Far = tuple[NDArray[np.int64], NDArray[np.int32]]
+
 OCTAVE = 32
 """Exponents to a factor of two: rounding a scale to one moves it by at most 1.1 %."""
 
@@ -32,6 +34,8 @@ POINTS = 3
 
 ESCAPE = -128
 """The symbol of an integer beyond 127 either way; the integer itself stands in a stream of its own."""
+
+_PART = 1 << 18
 
 I16, BF16 = dtype_of("I16").number, dtype_of("BF16").number
 
@@ -57,7 +61,8 @@ def powers(exponent: NDArray[np.int16]) -> NDArray[np.float32]:
 class Separable(Code):
     """Integers on a grid of separable step.
 
-    q: int32, or int8 where none is far; the parameter's matrix view (out, in).
+    q: int32, the parameter's matrix view (out, in). Or int8, ESCAPE where `far` has more: the places (int64 (n,), in the
+    flat matrix) and the integers there (int32 (n,)).
     rows, columns: int16 exponents of the scales, (out,) and (in,); `powers` gives the scales.
     points: float32 (3,), what |q| = 1, 2, 3 stand for; stored as BF16.
     """
@@ -72,20 +77,26 @@ class Separable(Code):
         points: NDArray[np.float32] | None = None,
         *,
         shape: Shape,
+        far: Far | None = None,
     ) -> None:
-        self._given, self.rows, self.columns, self.shape = q, rows, columns, shape
+        self._near, self._far = q, far
+        self.rows, self.columns, self.shape = rows, columns, shape
         points = np.arange(1, POINTS + 1, dtype=np.float32) if points is None else points
         self.points = Dense.of(points, "BF16")
 
     @functools.cached_property
     def q(self) -> NDArray[np.int32]:
         """The integers, int32 (out, in)."""
-        return self._given.astype(np.int32, copy=False)
+        q = self._near.astype(np.int32, copy=False)
+        if self._far is not None:
+            places, integers = self._far
+            q.reshape(-1)[places] = integers
+        return q
 
     def holds_as(self, other: Separable) -> bool:
         """Whether both hold the same integers on the same grid: seen without restoring either."""
         pairs = (
-            (self._given, other._given),
+            (self.q, other.q),
             (self.rows, other.rows),
             (self.columns, other.columns),
             (self.points.decode(), other.points.decode()),
@@ -107,14 +118,18 @@ class Separable(Code):
 
     def levels(self) -> NDArray[np.float32]:
         """What the integers stand for, in steps of row and column: (out, in)."""
-        rows, columns = (np.ones(n, np.float32) for n in self._given.shape)
+        rows, columns = (np.ones(n, np.float32) for n in self._near.shape)
         return self._times(rows, columns)
 
     def _times(self, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the integers stand for, where these are the steps: (out, in)."""
-        values = np.empty(self._given.shape, np.float32)
-        q: NDArray[Any] = np.ascontiguousarray(self._given)
+        values = np.empty(self._near.shape, np.float32)
+        q: NDArray[Any] = np.ascontiguousarray(self._near)
         _kernels.dequantize_separable(q, rows, columns, self.points.decode(), values)
+        if self._far is not None:
+            places, integers = self._far
+            row, column = np.divmod(places, max(len(columns), 1))
+            values.reshape(-1)[places] = integers.astype(np.float32) * (rows[row] * columns[column])
         return values
 
     def free(self) -> dict[str, Array]:
@@ -182,19 +197,22 @@ class Separable(Code):
         parts = [read_code((n,), child, source) for n, child in zip(sizes, node.children, strict=True)]
         rows, columns = (part.raw() for part in parts[:2] if isinstance(part, Dense))
         indices = spread.given(*(source.next(n).view(np.int8) for n in sizes[:2]))
-        kept = ... if keep is None else keep.reshape(indices.shape)
-        given = indices[kept].reshape(-1)
-        symbols = source.next(given.size, given).view(np.int8)
+        given = (indices if keep is None else indices[keep.reshape(indices.shape)]).reshape(-1)
+        near = source.next(given.size, given).view(np.int8)
         beyond = source.next(4 * far).view("<i4")
-        escaped = symbols == ESCAPE
-        expect(int(np.count_nonzero(escaped)) == far, "a separable grid has another number of far integers")
         expect(bool(_far(beyond).all()), "a separable grid's far integer is near")
-        if far:
-            symbols = symbols.astype(np.int32)
-            symbols[escaped] = beyond
-        q = np.zeros(indices.shape, symbols.dtype)
-        q[kept] = symbols.reshape(q[kept].shape)
-        return cls(q, rows, columns, parts[2].decode(), shape=shape)
+        q = near.reshape(indices.shape) if keep is None else np.zeros(indices.shape, np.int8)
+        if keep is not None:
+            q[keep.reshape(indices.shape)] = near
+        places = _escaped(q.reshape(-1))
+        expect(places.size == far, "a separable grid has another number of far integers")
+        return cls(q, rows, columns, parts[2].decode(), shape=shape, far=(places, beyond))
+
+
+def _escaped(near: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Where ESCAPE stands: (n,). A part at a time, so that what is made on the way stays in the cache."""
+    parts = (np.flatnonzero(near[at : at + _PART] == ESCAPE) + at for at in range(0, near.size, _PART))
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _far(q: NDArray[np.int32]) -> NDArray[np.bool_]:
