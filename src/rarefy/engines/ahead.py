@@ -38,6 +38,8 @@ class Decoded:
 def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True, threads: int = 1) -> Decoded:
     """The code of a record and, if its values are wanted, its tensor in `dtype` (None: the type it had).
 
+    In the latter case the record's pages are given back, and it must not be read again.
+
     Raises FormatError for what is no record, or a damaged one.
     """
     coded = _coded(record)
