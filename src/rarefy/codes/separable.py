@@ -61,8 +61,8 @@ def powers(exponent: NDArray[np.int16]) -> NDArray[np.float32]:
 class Separable(Code):
     """Integers on a grid of separable step.
 
-    q: int32, the parameter's matrix view (out, in). Or int8, ESCAPE where `far` has more: the places (int64 (n,), in the
-    flat matrix) and the integers there (int32 (n,)).
+    q: int32, the parameter's matrix view (out, in). Or int8, ESCAPE where `far` has more: the places (int64 (n,), in
+    the flat matrix) and the integers there (int32 (n,)).
     rows, columns: int16 exponents of the scales, (out,) and (in,); `powers` gives the scales.
     points: float32 (3,), what |q| = 1, 2, 3 stand for; stored as BF16.
     """

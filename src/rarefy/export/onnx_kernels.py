@@ -78,7 +78,7 @@ def _reader(value: ir.Value) -> ir.Node | None:
 
 def part_norms(model: ir.Model) -> None:
     """Sum for Add before a LayerNormalization. ONNX Runtime would make SkipLayerNormalization of the two, whose kernel
-    goes value by value: on AVX2 it takes five times as long as the two kernels that it stands for."""
+    goes value by value: on AVX2 it takes several times as long as the two kernels that it stands for."""
     for node in list(model.graph):
         add = node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] is not None else None
         if add is not None and add.op_type == "Add" and not add.outputs[0].is_graph_output():
