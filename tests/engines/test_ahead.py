@@ -24,7 +24,7 @@ def coded(seed: int, n: int = 20) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("room", [0, 1500, ahead.AHEAD])
+@pytest.mark.parametrize("room", [0, 1000, ahead.AHEAD])
 def test_every_owner_gets_its_own(threads: int, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "AHEAD", room)
     waiting, owners = Ahead(threads), [object() for _ in range(9)]
@@ -40,20 +40,19 @@ def test_every_owner_gets_its_own(threads: int, room: int, monkeypatch: pytest.M
     waiting.close()
 
 
-def test_no_more_weights_are_under_way_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "AHEAD", 1500)  # two records of 600
+def test_no_more_is_under_way_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "AHEAD", 1500)  # two records of 600 bytes
     begun, go = [], threading.Event()
 
-    def slow(number: torch.Tensor, *_: object) -> int:
-        begun.append(int(number))
+    def slow(record: torch.Tensor, *_: object) -> int:
+        begun.append(int(record[0]))
         go.wait()
-        return int(number)
+        return int(record[0])
 
     monkeypatch.setattr(ahead, "decoded", slow)
-    monkeypatch.setattr(ahead, "_weights", lambda _: 600)
     waiting, owners = Ahead(8), [object() for _ in range(5)]
     for number, owner in enumerate(owners):
-        waiting.add(owner, torch.tensor(number), None, values=True)
+        waiting.add(owner, torch.full((600,), number, dtype=torch.uint8), None, values=True)
     assert len(waiting._begun) == 2 and set(begun) <= {0, 1}
     go.set()
     assert [waiting.take(owner) for owner in owners] == [0, 1, 2, 3, 4]

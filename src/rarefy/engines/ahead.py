@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 
     from rarefy.codes import Code
 
-AHEAD: Final = 1 << 23
-"""Weights that may be under way at once, each taking a few bytes beside the tensor that it becomes."""
+AHEAD: Final = 1 << 22
+"""Bytes of records that may be under way at once, some ten million weights at 3 bits: each takes a few bytes of memory
+beside the tensor that it becomes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True
 
     Raises FormatError for what is no record, or a damaged one.
     """
-    coded = _coded(record)
+    if record.dtype != torch.uint8 or record.dim() != 1:
+        raise FormatError("its tensor is not a record")
+    coded = record.cpu()
     code, own = records.decode(coded.numpy().data, threads)
     if not values:
         return Decoded(code, TORCH[own], None)
@@ -51,26 +53,20 @@ def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True
     return Decoded(code, TORCH[own], made)
 
 
-def _coded(record: torch.Tensor) -> torch.Tensor:
-    if record.dtype != torch.uint8 or record.dim() != 1:
-        raise FormatError("its tensor is not a record")
-    return record.cpu()
-
-
 @dataclass
 class _Job:
-    """A record that `owner` will ask for. decode: its work, on so many threads. weights: that it holds."""
+    """A record that `owner` will ask for. decode: its work, on so many threads. size: its bytes."""
 
     owner: object
     decode: Callable[[int], Decoded]
-    weights: int
+    size: int
     found: Future[Decoded] | None = None
 
 
 class Ahead:
     """Records in the order in which they will be asked for: the next ones are decoded while the first is waited for.
 
-    A thread decodes a record; one of more than AHEAD weights is alone, and has all threads.
+    A thread decodes a record; one of more than AHEAD bytes is alone, and has all threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -80,9 +76,13 @@ class Ahead:
         self._begun: deque[_Job] = deque()
 
     def add(self, owner: object, record: Any, dtype: torch.dtype | None, values: bool) -> None:
-        """A record, or what gives one by `[...]`, to be `decoded` for `owner`."""
-        record = record[...]
-        self._later.append(_Job(owner, functools.partial(decoded, record, dtype, values), _weights(record)))
+        """A record, or safetensors' slice that gives one by `[...]`, to be `decoded` for `owner`."""
+
+        def decode(threads: int) -> Decoded:
+            return decoded(record[...], dtype, values, threads)
+
+        shape = record.shape if isinstance(record, torch.Tensor) else record.get_shape()
+        self._later.append(_Job(owner, decode, math.prod(shape)))
         self._begin()
 
     def take(self, owner: object) -> Decoded:
@@ -108,17 +108,9 @@ class Ahead:
 
     def _begin(self) -> None:
         """Set about as many records as there is room for, and one in any case."""
-        under_way = sum(job.weights for job in self._begun)
-        while self._later and (not self._begun or under_way + self._later[0].weights <= AHEAD):
+        under_way = sum(job.size for job in self._begun)
+        while self._later and (not self._begun or under_way + self._later[0].size <= AHEAD):
             job = self._later.popleft()
-            job.found = self._pool.submit(job.decode, self._threads if job.weights > AHEAD else 1)
+            job.found = self._pool.submit(job.decode, self._threads if job.size > AHEAD else 1)
             self._begun.append(job)
-            under_way += job.weights
-
-
-def _weights(record: torch.Tensor) -> int:
-    """How many a record holds; 0 where it is damaged, which who decodes it is told."""
-    try:
-        return math.prod(records.parse(_coded(record).numpy().data).shape)
-    except FormatError:
-        return 0
+            under_way += job.size
