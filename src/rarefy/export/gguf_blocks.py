@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rarefy.codes import Grid
-from rarefy.export.nearest import SHRINK, closest, held
+from rarefy.export.nearest import SHRINK, closest, held, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def blocks_of(code: Code, name: str) -> NDArray[np.uint8]:
         return _of_grid(kind, grid)
     w = code.decode()
     groups = w.reshape(-1, SIZE)
-    q, d, z = closest(groups, kind.bits, lambda part: _candidates(kind, part))
+    q, d, z = closest(groups, lambda part: _candidates(kind, part), within(kind.bits))
     return _packed(kind, q, d, -z * d, len(w))
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Candidates = Callable[[Floats], Iterator[tuple[Floats, Floats]]]
     """Groups of weights (n, group) -> grids to try, each a scale and a zero point (n, 1)."""
+    Rounded = Callable[[Floats, Floats, Floats], Floats]
+    """Groups of weights, their scale and zero point -> the levels that they get there."""
 
 SHRINK = (1.0, 0.94, 0.88, 0.82, 0.76)
 """Shares of a group's range that its grid may span: a finer grid can be worth the outermost weights."""
@@ -76,7 +78,7 @@ def nearest(code: Code, bits: int, group: int, *, symmetric: bool, scale: str) -
 
     w = code.decode()
     w = w.reshape(len(w), -1)
-    q, s, z = closest(w.reshape(-1, group), bits, candidates)
+    q, s, z = closest(w.reshape(-1, group), candidates, within(bits))
     rows = (len(w), -1)
     return Grid(
         q.reshape(w.shape),
@@ -88,22 +90,28 @@ def nearest(code: Code, bits: int, group: int, *, symmetric: bool, scale: str) -
     )
 
 
-def closest(w: Floats, bits: int, candidates: Candidates) -> tuple[NDArray[np.uint8], Floats, Floats]:
+def within(bits: int) -> Rounded:
+    """To the nearest of the levels 0 .. 2^bits - 1."""
+    top = np.float32((1 << bits) - 1)
+    return lambda w, s, z: np.clip(np.rint(w / s + z), 0, top)
+
+
+def closest(w: Floats, candidates: Candidates, rounded: Rounded) -> tuple[NDArray[np.uint8], Floats, Floats]:
     """Each group's best grid: its levels (n, group), its scale and zero point (n, 1). w: groups (n, group)."""
     q = np.empty(w.shape, np.uint8)
     s, z = (np.empty((len(w), 1), np.float32) for _ in range(2))
-    step = max(1, _AT_ONCE // w.shape[1])
+    step = max(1, _AT_ONCE // max(1, w.shape[1]))
     for start in range(0, len(w), step):
         rows = slice(start, start + step)
-        q[rows], s[rows], z[rows] = _closest(w[rows], bits, candidates)
+        q[rows], s[rows], z[rows] = _closest(w[rows], candidates, rounded)
     return q, s, z
 
 
-def _closest(w: Floats, bits: int, candidates: Candidates) -> tuple[Any, Any, Any]:
-    least, top = np.full((len(w), 1), np.inf, np.float32), np.float32((1 << bits) - 1)
+def _closest(w: Floats, candidates: Candidates, rounded: Rounded) -> tuple[Any, Any, Any]:
+    least = np.full((len(w), 1), np.inf, np.float32)
     best: list[NDArray[Any]] = [np.zeros(w.shape, np.float32), np.zeros_like(least), np.zeros_like(least)]
     for s, z in candidates(w):
-        q = np.clip(np.rint(w / s + z), 0, top)
+        q = rounded(w, s, z)
         lost = np.square((q - z) * s - w).sum(1, keepdims=True)
         better = lost < least
         least = np.where(better, lost, least)

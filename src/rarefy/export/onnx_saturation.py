@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rarefy.codes import Dense, Grid
-from rarefy.export.nearest import held
+from rarefy.export.nearest import closest, held
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from rarefy.codes import Code
@@ -27,12 +29,12 @@ MOST: Final = 128
 
 TOP: Final = 127
 
+ZERO: Final = 128
+"""The level that stands for zero."""
+
 SPANS: Final = tuple(2 * 0.96**k for k in range(25))
 """Steps of a row to try, over that at which its largest weight is 127: from 7 bits, where nothing is lost but
 fineness, to one that clips the largest by a quarter."""
-
-AT_ONCE: Final = 1 << 20
-"""Weights of the rows whose steps are tried together."""
 
 
 def unsaturated(code: Code) -> Grid:
@@ -46,11 +48,9 @@ def unsaturated(code: Code) -> Grid:
     if own is not None and saturation(_signed(own)) <= MOST:
         return own
     w = code.decode()
-    levels, scales = _nearest(_neighbours(w))
-    q = _original_order(levels[:, :columns], w.shape) + 128
-    return Grid(
-        q.astype(np.uint8), Dense.of(scales, "F32"), None, bits_per_symbol=8, group=max(columns, 1), shape=code.shape
-    )
+    levels, scales, _ = closest(_neighbours(w), _steps, lambda part, s, z: _rounded(part / s) + z)
+    q = _original_order(levels[:, :columns], w.shape)
+    return Grid(q, Dense.of(scales, "F32"), None, bits_per_symbol=8, group=max(columns, 1), shape=code.shape)
 
 
 def saturation(levels: NDArray[Any]) -> int:
@@ -60,7 +60,7 @@ def saturation(levels: NDArray[Any]) -> int:
 
 
 def _signed(grid: Grid) -> NDArray[np.int32]:
-    return (grid.q.astype(np.int32) - 128).reshape(grid.shape)
+    return (grid.q.astype(np.int32) - ZERO).reshape(grid.shape)
 
 
 def _neighbours(w: NDArray[Any]) -> NDArray[Any]:
@@ -74,26 +74,12 @@ def _original_order(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1).reshape(rows.shape)
 
 
-def _nearest(w: Floats) -> tuple[Floats, Floats]:
-    """Levels (out, n), in floats, and scales (out, 1)."""
-    levels, scales = np.empty_like(w), np.empty((len(w), 1), np.float32)
-    for start in range(0, len(w), step := max(1, AT_ONCE // max(1, w.shape[1]))):
-        rows = slice(start, start + step)
-        levels[rows], scales[rows] = _nearest_rows(w[rows])
-    return levels, scales
-
-
-def _nearest_rows(w: Floats) -> tuple[Floats, Floats]:
+def _steps(w: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """For `closest`: SPANS of each row of weights (out, n)."""
     finest = np.abs(w).max(1, keepdims=True, initial=0) / np.float32(TOP)
     finest[finest == 0] = 1
-    least, levels, scales = np.full_like(finest, np.inf), np.zeros_like(w), finest
     for span in SPANS:
-        s = finest * np.float32(span)
-        q = _rounded(w / s)
-        lost = np.square(q * s - w).sum(1, keepdims=True)
-        better = lost < least
-        least, levels, scales = np.where(better, lost, least), np.where(better, q, levels), np.where(better, s, scales)
-    return levels, scales
+        yield finest * np.float32(span), np.full_like(finest, ZERO)
 
 
 def _rounded(x: Floats) -> Floats:
