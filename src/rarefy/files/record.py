@@ -35,9 +35,6 @@ SMALL: Final = 4096
 _SPARSE: Final = 1 / 32
 """Of streams that take fewer bytes a symbol the same is true: a table's law knows no empty rows and columns."""
 
-_SHARED: Final = 1 << 21
-"""Symbols of a stream that more than one thread decodes: of fewer, starting threads takes longer."""
-
 _WORTH: Final = 0.995
 """A coder must take off this much: bytes as they are decode at the speed of memory."""
 
@@ -201,7 +198,8 @@ class _Source:
             part = _part(given, start, stop)
             _named(name, tile, lambda: coder.decode(coded, stream.model, out[start:stop], part))
 
-        _map(one, range(len(stream.sizes)), self.threads if stream.count >= _SHARED else 1)
+        # Of no more than the slowest coder puts into a tile, starting threads takes longer than decoding.
+        _map(one, range(len(stream.sizes)), self.threads if stream.count > TILE_SYMBOLS else 1)
 
 
 def _named(name: str, tile: int, decode: Callable[[], None]) -> None:
