@@ -1,7 +1,6 @@
 // From counts to frequencies that sum to 2^k, and from frequencies to the coders' tables: integers only.
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <string>
 
 #include "rans.hpp"
@@ -25,13 +24,7 @@ void check_lanes(size_t lanes) {
 
 std::vector<bool> tables_in_use(Tables tables, size_t n) {
   bool given[256] = {};
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {  // eight a load
-    uint64_t eight;
-    std::memcpy(&eight, tables.given + i, 8);
-    for (int b = 0; b < 8; ++b) given[eight >> (8 * b) & 0xff] = true;
-  }
-  for (; i < n; ++i) given[tables.given[i]] = true;
+  for (size_t i = 0; i < n; ++i) given[tables.given[i]] = true;
   for (size_t t = tables.count; t < 256; ++t)
     if (given[t])
       throw std::invalid_argument("scale index " + std::to_string(t) + " of " + std::to_string(tables.count));
