@@ -36,6 +36,7 @@ ESCAPE = -128
 """The symbol of an integer beyond 127 either way; the integer itself stands in a stream of its own."""
 
 _PART = 1 << 18
+"""Integers looked through at a time, so that what is made on the way stays in the cache."""
 
 I16, BF16 = dtype_of("I16").number, dtype_of("BF16").number
 
@@ -197,20 +198,23 @@ class Separable(Code):
         parts = [read_code((n,), child, source) for n, child in zip(sizes, node.children, strict=True)]
         rows, columns = (part.raw() for part in parts[:2] if isinstance(part, Dense))
         indices = spread.given(*(source.next(n).view(np.int8) for n in sizes[:2]))
-        given = (indices if keep is None else indices[keep.reshape(indices.shape)]).reshape(-1)
+        kept = None if keep is None else keep.reshape(indices.shape)
+        given = (indices if kept is None else indices[kept]).reshape(-1)
         near = source.next(given.size, given).view(np.int8)
         beyond = source.next(4 * far).view("<i4")
         expect(bool(_far(beyond).all()), "a separable grid's far integer is near")
-        q = near.reshape(indices.shape) if keep is None else np.zeros(indices.shape, np.int8)
-        if keep is not None:
-            q[keep.reshape(indices.shape)] = near
+        if kept is None:
+            q = near.reshape(indices.shape)
+        else:
+            q = np.zeros(indices.shape, np.int8)
+            q[kept] = near
         places = _escaped(q.reshape(-1))
         expect(places.size == far, "a separable grid has another number of far integers")
         return cls(q, rows, columns, parts[2].decode(), shape=shape, far=(places, beyond))
 
 
 def _escaped(near: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Where ESCAPE stands: (n,). A part at a time, so that what is made on the way stays in the cache."""
+    """Where ESCAPE stands: (n,)."""
     parts = (np.flatnonzero(near[at : at + _PART] == ESCAPE) + at for at in range(0, near.size, _PART))
     return np.concatenate([np.empty(0, np.int64), *parts])
 

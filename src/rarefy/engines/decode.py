@@ -37,22 +37,21 @@ class Decode(ConversionOps):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """{pattern: records} to {pattern: tensors}, or to {full_layer_name: tensor} when `whole`."""
-        decoded = {}
+        tensors = {}
         for pattern in list(input_dict):
             found = input_dict.pop(pattern)
             records = found if isinstance(found, list) else [found]
-            decoded[pattern] = [self._decode(record, full_layer_name) for record in records]
+            tensors[pattern] = [self._decode(record, full_layer_name) for record in records]
         if not self.whole:
-            return decoded
-        return {full_layer_name: next(iter(decoded.values()))[0]}
+            return tensors
+        return {full_layer_name: next(iter(tensors.values()))[0]}
 
     def _decode(self, record: torch.Tensor, name: str) -> torch.Tensor:
         try:
-            if not self.whole:
-                found = decoded(record, self.dtype, threads=torch.get_num_threads())
+            if self.whole:
+                found, packer = self.hf_quantizer.ahead.take(self), self.hf_quantizer.packer
             else:
-                found = self.hf_quantizer.ahead.take(self)
-            packer = self.hf_quantizer.packer if self.whole else None
+                found, packer = decoded(record, self.dtype, threads=torch.get_num_threads()), None
             if packer is not None and packer.take(name, found.code, str(record.device)):
                 # In the place of the parameter until its layer is replaced: its shape, and the memory of one number.
                 return torch.zeros((), dtype=self.dtype, device=record.device).expand(found.code.shape)
