@@ -76,7 +76,9 @@ def test_is_the_product(rows: int, columns: int, bits: int, group: int, far: int
             assert np.array_equal(found[path], found["scalar"]), path
         scale = np.abs(x.astype(np.float64)) @ np.abs(w).T  # with offsets, sums cancel
         assert np.all(np.abs(found["scalar"] - x @ w.T) <= 1e-5 * (scale + columns * np.abs(w).max()))
-    assert np.array_equal(product(matrix, x[:7], rows), found["scalar"][:7])
+    for path in PATHS:
+        assert np.array_equal(product(matrix, x[1:2], rows, path), found["scalar"][1:2]), path
+        assert np.array_equal(product(matrix, x[:7], rows, path), found["scalar"][:7]), path
     for path in PATHS:
         restored = np.empty((rows - 2, columns), np.float32)  # from within rows that share their entries
         matrix.restore(2, restored, path)

@@ -20,7 +20,6 @@ namespace rarefy {
 namespace {
 
 constexpr size_t kBlock = 64, kHalf = 32;  // columns
-constexpr size_t kVectors = 3;             // that a restored row is multiplied by at once
 constexpr size_t kShared = 1 << 16;        // weights below which one thread is faster than several
 
 // Whose memory begins with a cache line, as a load across two takes twice as long.
@@ -254,16 +253,35 @@ RAREFY_FMA void dots8_fma(const Packed& w, size_t first, size_t count, const flo
   }
 }
 
-// A restored row times N vectors.
+// The values of a row times N vectors.
 template <size_t N>
-RAREFY_FMA void several_fma(const float* row, size_t width, const float* const* x, float* out) {
-  __m256 lane[N][4] = {};
-  for (size_t j = 0; j < width; j += kHalf)
-    for (size_t i = 0; i < 4; ++i) {
-      const __m256 value = _mm256_loadu_ps(row + j + 8 * i);
-      for (size_t v = 0; v < N; ++v) lane[v][i] = _mm256_fmadd_ps(value, _mm256_loadu_ps(x[v] + j + 8 * i), lane[v][i]);
+RAREFY_FMA void dots_values_fma(const Packed& w, size_t row, const float* values, const Inputs* inputs, float* sums) {
+  const size_t group = w.scales ? w.group : w.width;
+  __m256 sum[N] = {};
+  for (size_t g = 0; g * group < w.width; ++g) {
+    __m256 lane[N][4] = {};
+    for (size_t j = g * group; j < std::min((g + 1) * group, w.width); j += kHalf)
+      for (size_t i = 0; i < 4; ++i) {
+        const __m256 value = _mm256_loadu_ps(values + j + 8 * i);
+        for (size_t v = 0; v < N; ++v)
+          lane[v][i] = _mm256_fmadd_ps(value, _mm256_loadu_ps(inputs[v].x.data() + j + 8 * i), lane[v][i]);
+      }
+    for (size_t v = 0; v < N; ++v) {
+      const __m256 eight = fold_fma(lane[v]);
+      sum[v] = w.scales ? _mm256_fmadd_ps(_mm256_set1_ps(scale_of(w, row, g)), eight, sum[v]) : eight;
     }
-  for (size_t v = 0; v < N; ++v) out[v] = total_fma(fold_fma(lane[v]));
+  }
+  for (size_t v = 0; v < N; ++v) sums[v * kRows] = total_fma(sum[v]);
+}
+
+// Of several vectors: integers become values once for all of them. values: (count, width), to be filled.
+void dots_several_fma(const Packed& w, size_t first, size_t count, const Inputs* inputs, size_t n, float* values,
+                      float* sums) {
+  for (size_t k = 0; k < count; ++k) (w.bits == 8 ? values8_fma : values4_fma)(w, first + k, values + k * w.width);
+  for (size_t i = 0; i < n; i += 3) {  // as many as there are registers for
+    const auto dots = n - i == 1 ? dots_values_fma<1> : n - i == 2 ? dots_values_fma<2> : dots_values_fma<3>;
+    for (size_t k = 0; k < count; ++k) dots(w, first + k, values + k * w.width, inputs + i, sums + i * kRows + k);
+  }
 }
 
 bool has_fma(Path path) { return path >= Path::avx2 && __builtin_cpu_supports("fma"); }
@@ -280,17 +298,32 @@ Dots dots_of(const Packed& w, Path path) {
   return dots_scalar;
 }
 
-// Added to the sums of up to kRows rows from a multiple of kRows on: entries, by column, so that one seldom waits for the
-// sum of the one before; and shifts.
-void add_rest(const Packed& w, size_t first, size_t count, const Inputs& inputs, float* sums) {
-  const float* x = inputs.x.data();
+// What the integers of up to kRows rows come to, vector after vector: sums (n, kRows).
+void dots_of_all(const Packed& w, size_t first, size_t count, const std::vector<Inputs>& inputs, size_t n, Path path,
+                 Floats& values, float* sums) {
+#if RAREFY_X86
+  if (n > 1 && has_fma(path)) {
+    values.resize(kRows * w.width);
+    return dots_several_fma(w, first, count, inputs.data(), n, values.data(), sums);
+  }
+#endif
+  const Dots dots = dots_of(w, path);
+  for (size_t i = 0; i < n; ++i) dots(w, first, count, inputs[i].x.data(), sums + i * kRows);
+}
+
+// Added to the sums (n, kRows) of up to kRows rows from a multiple of kRows on: entries, by column, so that one seldom
+// waits for the sum of the one before; and shifts.
+void add_rest(const Packed& w, size_t first, size_t count, const std::vector<Inputs>& inputs, size_t n, float* sums) {
   if (w.first)
     for (uint32_t k = w.first[first / kRows], last = w.first[first / kRows + 1]; k < last; ++k)
-      sums[row_of(w.far[k])] += value_of(w.far[k]) * x[column_of(w.far[k])];
+      for (size_t v = 0; v < n; ++v)
+        sums[v * kRows + row_of(w.far[k])] += value_of(w.far[k]) * inputs[v].x[column_of(w.far[k])];
   if (w.shifts)
-    for (size_t i = 0; i < count; ++i)
-      for (size_t g = 0; g < w.groups; ++g)
-        sums[i] += scale_of(w, first + i, g) * (float(w.shifts[(first + i) * w.groups + g]) * inputs.sums[g]);
+    for (size_t v = 0; v < n; ++v)
+      for (size_t i = 0; i < count; ++i)
+        for (size_t g = 0; g < w.groups; ++g)
+          sums[v * kRows + i] +=
+              scale_of(w, first + i, g) * (float(w.shifts[(first + i) * w.groups + g]) * inputs[v].sums[g]);
 }
 
 // OpenMP's runtime, if the process has one whose symbols all may see. Threads of our own would wait for those of torch,
@@ -361,24 +394,6 @@ void unstepped(const Packed& w, size_t start, size_t count, Path path, float* ou
     }
 }
 
-// One row, up to kVectors vectors.
-void several(const float* row, size_t width, const float* const* x, size_t n, Path path, float* out) {
-#if RAREFY_X86
-  if (has_fma(path)) {
-    if (n == 3) return several_fma<3>(row, width, x, out);
-    if (n == 2) return several_fma<2>(row, width, x, out);
-    return several_fma<1>(row, width, x, out);
-  }
-#endif
-  (void)path;
-  for (size_t v = 0; v < n; ++v) {
-    float lane[kHalf] = {}, eight[8];
-    for (size_t j = 0; j < width; ++j) lane[j % kHalf] = std::fma(row[j], x[v][j], lane[j % kHalf]);
-    fold(lane, eight);
-    out[v] = total(eight);
-  }
-}
-
 }  // namespace
 
 void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path) {
@@ -387,37 +402,19 @@ void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, 
   if (inputs.size() < n) inputs.resize(n);
   const size_t bytes = w.inputs * (bfloat16 ? 2 : 4);
   for (size_t i = 0; i < n; ++i) inputs[i].prepare(w, static_cast<const char*>(x) + i * bytes, bfloat16);
-  const auto put = [&](size_t i, size_t row, float sum) {
-    const float value = w.steps ? w.steps[row] * sum : sum;
-    if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + row] = narrowed(value);
-    else static_cast<float*>(y)[i * w.rows + row] = value;
-  };
-  const size_t chunks = (w.rows + kRows - 1) / kRows, weights = w.rows * w.width;
-  if (n == 1)
-    return shared(chunks, weights, [&, dots = dots_of(w, path)](size_t begin, size_t end) {
-      float sums[kRows];
-      for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
-        const size_t count = std::min(kRows, w.rows - first);
-        dots(w, first, count, inputs[0].x.data(), sums);
-        add_rest(w, first, count, inputs[0], sums);
-        for (size_t k = 0; k < count; ++k) put(0, first + k, sums[k]);
-      }
-    });
-  shared(chunks, weights * n, [&](size_t begin, size_t end) {
-    Floats rows(kRows * w.width);
+  const size_t chunks = (w.rows + kRows - 1) / kRows;
+  shared(chunks, w.rows * w.width * n, [&](size_t begin, size_t end) {
+    Floats values, sums(n * kRows);
     for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
       const size_t count = std::min(kRows, w.rows - first);
-      unstepped(w, first, count, path, rows.data());
-      for (size_t i = 0; i < n; i += kVectors) {
-        const float* x[kVectors];
-        float sums[kVectors];
-        const size_t together = std::min(kVectors, n - i);
-        for (size_t v = 0; v < together; ++v) x[v] = inputs[i + v].x.data();
+      dots_of_all(w, first, count, inputs, n, path, values, sums.data());
+      add_rest(w, first, count, inputs, n, sums.data());
+      for (size_t i = 0; i < n; ++i)
         for (size_t k = 0; k < count; ++k) {
-          several(&rows[k * w.width], w.width, x, together, path, sums);
-          for (size_t v = 0; v < together; ++v) put(i + v, first + k, sums[v]);
+          const float sum = sums[i * kRows + k], value = w.steps ? w.steps[first + k] * sum : sum;
+          if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + first + k] = narrowed(value);
+          else static_cast<float*>(y)[i * w.rows + first + k] = value;
         }
-      }
     }
   });
 }

@@ -37,10 +37,9 @@ struct Packed {
   const float* columns;
 };
 
-// y (n, rows) = x (n, inputs) W'. Sums are float32's, fused, in one order on every path and for any number of threads:
-// for one vector that of the integers, for several that of weights restored but for their steps, which are restored
-// once. bfloat16: x and y are; else float32. Work is shared among the threads of OpenMP where its runtime is loaded
-// already, as torch loads it.
+// y (n, rows) = x (n, inputs) W'. Sums are float32's, fused, in one order on every path and for any number of threads,
+// whatever vectors are beside. bfloat16: x and y are; else float32. Work is shared among the threads of OpenMP where its
+// runtime is loaded already, as torch loads it.
 void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path);
 
 // Rows of W for prepared inputs, float32 (count, digits): those of `ids`, or from `start` on where it is null.
