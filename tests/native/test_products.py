@@ -56,7 +56,7 @@ def packed(rows: int, columns: int, rng: np.random.Generator, bits: int = 4, gro
 
 def product(matrix: Any, x: np.ndarray, rows: int, path: str = "") -> np.ndarray:
     y = np.empty((len(x), rows), x.dtype)
-    matrix.multiply(x.ctypes.data, len(x), y.ctypes.data, x.dtype == np.uint16, path)
+    _kernels.multiply([matrix], x.ctypes.data, len(x), y.ctypes.data, x.dtype == np.uint16, path)
     return y
 
 

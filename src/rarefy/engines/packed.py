@@ -13,6 +13,7 @@ from torch import nn
 from rarefy import heap
 from rarefy.codes import Dense
 from rarefy.codes.transposed import turned
+from rarefy.engines.packed_blocks import quicken
 from rarefy.engines.packed_held import held
 from rarefy.engines.packed_layers import PackedLinear
 from rarefy.engines.packed_levels import levels
@@ -111,6 +112,7 @@ class Packer:
         for name, layer in self.taken.items():
             for path, user in users[id(self.module.get_parameter(name))]:
                 self.module.set_submodule(path, _instead(user, layer, self.dtype))
+        quicken(self.module)
         heap.release()
         packing = self._packing()
         self.module.packing = packing  # type: ignore[assignment]  # nn.Module's attributes may be anything

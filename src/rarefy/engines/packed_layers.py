@@ -23,6 +23,11 @@ class Unsaved(nn.Module):
     index: torch.Tensor | None
     columns: torch.Tensor | None
 
+    @property
+    def unwatched(self) -> bool:
+        """Whether calling it does nothing but what its class says."""
+        return not (self._forward_hooks or self._forward_pre_hooks or "forward" in self.__dict__)
+
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows (n, in) of the matrix, in the type that it is computed in. ids: int64 (n,)."""
         raise NotImplementedError

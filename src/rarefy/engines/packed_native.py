@@ -100,15 +100,21 @@ class PackedNative(Native, PackedLinear):
         n = x.numel() // self.in_features
         if n > AT_ONCE:
             return self._many(self._prepared(x.reshape(n, -1))).view(*x.shape[:-1], self.out_features)
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], self.out_features)
-        self.matrix.multiply(x.data_ptr(), n, y.data_ptr(), x.dtype is torch.bfloat16)
-        return y
+        return beside([self], x, n)
 
     def _restored(self, start: int, stop: int) -> torch.Tensor:
         rows = torch.empty(stop - start, self.shape[2])
         self.matrix.restore(start, rows.numpy())
         return rows
+
+
+def beside(layers: list[PackedNative], x: torch.Tensor, n: int) -> torch.Tensor:
+    """The products of n inputs (..., in), in one of `types`, with matrices that all read them: (..., sum of out)."""
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], sum([layer.out_features for layer in layers]))
+    matrices = [layer.matrix for layer in layers]
+    _kernels.multiply(matrices, x.data_ptr(), n, y.data_ptr(), x.dtype is torch.bfloat16)
+    return y
 
 
 class NativeEmbedding(Native, PackedEmbedding):

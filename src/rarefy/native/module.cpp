@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "blocks.hpp"
 #include "context.hpp"
 #include "crc.hpp"
 #include "difference.hpp"
@@ -240,10 +241,37 @@ struct PackedMatrix {
 
 // Addresses of contiguous vectors, as torch hands them over: its arrays of bfloat16 have no other way here that is as
 // short. Where they lie, and how long they are, is for the caller to know.
-void bind_multiply(const PackedMatrix& matrix, uintptr_t x, size_t n, uintptr_t y, bool bfloat16,
+void bind_multiply(const std::vector<const PackedMatrix*>& matrices, uintptr_t x, size_t n, uintptr_t y, bool bfloat16,
                    const std::string& path) {
+  std::vector<const Packed*> all;
+  for (const PackedMatrix* matrix : matrices) {
+    require(matrix && matrix->w.inputs == matrices[0]->w.inputs, "matrices differ in their inputs");
+    all.push_back(&matrix->w);
+  }
   nb::gil_scoped_release release;
-  multiply(matrix.w, reinterpret_cast<const void*>(x), n, reinterpret_cast<void*>(y), bfloat16, path_from(path));
+  multiply(all, reinterpret_cast<const void*>(x), n, reinterpret_cast<void*>(y), bfloat16, path_from(path));
+}
+
+void bind_rms_norm(uintptr_t x, size_t n, size_t width, uintptr_t w, float offset, float epsilon, uintptr_t y,
+                   bool bfloat16) {
+  rms_norm(reinterpret_cast<const void*>(x), n, width, reinterpret_cast<const void*>(w), offset, epsilon,
+           reinterpret_cast<void*>(y), bfloat16);
+}
+
+void bind_rotate(uintptr_t x, size_t n, size_t heads, size_t count, size_t size, uintptr_t cos, uintptr_t sin,
+                 bool bfloat16) {
+  require(count <= heads && size % 2 == 0, "heads are fewer, or have no halves");
+  rotate(reinterpret_cast<void*>(x), n, heads, count, size, reinterpret_cast<const void*>(cos),
+         reinterpret_cast<const void*>(sin), bfloat16);
+}
+
+void bind_gated(const PackedMatrix& gate, const PackedMatrix& up, const PackedMatrix& down, float a, float b, uintptr_t x,
+                size_t n, uintptr_t y, bool bfloat16, const std::string& path) {
+  require(gate.w.inputs == up.w.inputs && gate.w.rows == up.w.rows && gate.w.rows == down.w.inputs,
+          "matrices do not go together");
+  nb::gil_scoped_release release;
+  gated(gate.w, up.w, down.w, a, b, reinterpret_cast<const void*>(x), n, reinterpret_cast<void*>(y), bfloat16,
+        path_from(path));
 }
 
 void bind_restore(const PackedMatrix& matrix, size_t start, Matrix<float> out, const std::string& path) {
@@ -384,9 +412,13 @@ NB_MODULE(_kernels, m) {
            "bits"_a, "inputs"_a, "digits"_a, "group"_a, "binary16"_a, "q"_a, "table"_a.none(), "steps"_a.none(),
            "scales"_a.none(), "shifts"_a.none(), "first"_a.none(), "far"_a.none(), "index"_a.none(),
            "columns"_a.none())
-      .def("multiply", bind_multiply, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "")
       .def("restore", bind_restore, "start"_a, "out"_a, "path"_a = "")
       .def("look_up", bind_look_up, "ids"_a, "out"_a);
+  m.def("multiply", bind_multiply, "matrices"_a, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "");
+  m.def("gated", bind_gated, "gate"_a, "up"_a, "down"_a, "a"_a, "b"_a, "x"_a, "n"_a, "y"_a, "bfloat16"_a,
+        "path"_a = "");
+  m.def("rms_norm", bind_rms_norm, "x"_a, "n"_a, "width"_a, "w"_a, "offset"_a, "epsilon"_a, "y"_a, "bfloat16"_a);
+  m.def("rotate", bind_rotate, "x"_a, "n"_a, "heads"_a, "count"_a, "size"_a, "cos"_a, "sin"_a, "bfloat16"_a);
   m.def("encode_tile", bind_encode_tile, "symbols"_a);
   m.def("encode_tiles", bind_encode_tiles, "symbols"_a, "step"_a, "sizes"_a, "checks"_a);
   m.def("decode_window", bind_decode_window, "data"_a, "steps"_a, "sizes"_a, "checks"_a, "rotate"_a, "elements"_a,

@@ -7,6 +7,8 @@
 #include <new>
 #include <vector>
 
+#include "bfloat16.hpp"
+
 #if RAREFY_X86
 #include <immintrin.h>
 #define RAREFY_FMA __attribute__((target("avx2,fma")))
@@ -37,13 +39,6 @@ struct Lines {
 };
 using Floats = std::vector<float, Lines<float>>;
 
-float widened(uint16_t value) {
-  const uint32_t bits = uint32_t(value) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, 4);
-  return wide;
-}
-
 float scale_of(const Packed& w, size_t row, size_t group) {
   const uint32_t bits = w.scales[row * w.groups + group];
   if (!w.binary16) return widened(uint16_t(bits));
@@ -52,13 +47,6 @@ float scale_of(const Packed& w, size_t row, size_t group) {
   float value;
   std::memcpy(&value, &wide, 4);
   return value * 0x1p112f;
-}
-
-uint16_t narrowed(float value) {  // to nearest even
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (value != value) return uint16_t(bits >> 16 | 0x40);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 // An entry: its column above its row among kRows, above its value.
@@ -299,12 +287,12 @@ Dots dots_of(const Packed& w, Path path) {
 }
 
 // What the integers of up to kRows rows come to, vector after vector: sums (n, kRows).
-void dots_of_all(const Packed& w, size_t first, size_t count, const std::vector<Inputs>& inputs, size_t n, Path path,
-                 Floats& values, float* sums) {
+void dots_of_all(const Packed& w, size_t first, size_t count, const Inputs* inputs, size_t n, Path path, Floats& values,
+                 float* sums) {
 #if RAREFY_X86
   if (n > 1 && has_fma(path)) {
     values.resize(kRows * w.width);
-    return dots_several_fma(w, first, count, inputs.data(), n, values.data(), sums);
+    return dots_several_fma(w, first, count, inputs, n, values.data(), sums);
   }
 #endif
   const Dots dots = dots_of(w, path);
@@ -313,7 +301,7 @@ void dots_of_all(const Packed& w, size_t first, size_t count, const std::vector<
 
 // Added to the sums (n, kRows) of up to kRows rows from a multiple of kRows on: entries, by column, so that one seldom
 // waits for the sum of the one before; and shifts.
-void add_rest(const Packed& w, size_t first, size_t count, const std::vector<Inputs>& inputs, size_t n, float* sums) {
+void add_rest(const Packed& w, size_t first, size_t count, const Inputs* inputs, size_t n, float* sums) {
   if (w.first)
     for (uint32_t k = w.first[first / kRows], last = w.first[first / kRows + 1]; k < last; ++k)
       for (size_t v = 0; v < n; ++v)
@@ -325,6 +313,8 @@ void add_rest(const Packed& w, size_t first, size_t count, const std::vector<Inp
           sums[v * kRows + i] +=
               scale_of(w, first + i, g) * (float(w.shifts[(first + i) * w.groups + g]) * inputs[v].sums[g]);
 }
+
+size_t chunks_of(const Packed& w) { return (w.rows + kRows - 1) / kRows; }
 
 // OpenMP's runtime, if the process has one whose symbols all may see. Threads of our own would wait for those of torch,
 // which keep a processor busy for a while after each of its products.
@@ -396,25 +386,37 @@ void unstepped(const Packed& w, size_t start, size_t count, Path path, float* ou
 
 }  // namespace
 
-void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path) {
+void multiply(const std::vector<const Packed*>& matrices, const void* x, size_t n, void* y, bool bfloat16, Path path) {
   static thread_local std::vector<Inputs> kept;  // its memory is small, and asked for again and again
   std::vector<Inputs>& inputs = kept;            // of this thread, for all that share its work
-  if (inputs.size() < n) inputs.resize(n);
-  const size_t bytes = w.inputs * (bfloat16 ? 2 : 4);
-  for (size_t i = 0; i < n; ++i) inputs[i].prepare(w, static_cast<const char*>(x) + i * bytes, bfloat16);
-  const size_t chunks = (w.rows + kRows - 1) / kRows;
-  shared(chunks, w.rows * w.width * n, [&](size_t begin, size_t end) {
+  if (inputs.size() < matrices.size() * n) inputs.resize(matrices.size() * n);
+  size_t chunks = 0, rows = 0, weights = 0;
+  for (size_t m = 0; m < matrices.size(); ++m) {
+    const Packed& w = *matrices[m];
+    const size_t bytes = w.inputs * (bfloat16 ? 2 : 4);
+    for (size_t i = 0; i < n; ++i) inputs[m * n + i].prepare(w, static_cast<const char*>(x) + i * bytes, bfloat16);
+    chunks += chunks_of(w), rows += w.rows, weights += w.rows * w.width;
+  }
+  shared(chunks, weights * n, [&](size_t begin, size_t end) {
     Floats values, sums(n * kRows);
-    for (size_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
-      const size_t count = std::min(kRows, w.rows - first);
-      dots_of_all(w, first, count, inputs, n, path, values, sums.data());
-      add_rest(w, first, count, inputs, n, sums.data());
-      for (size_t i = 0; i < n; ++i)
-        for (size_t k = 0; k < count; ++k) {
-          const float sum = sums[i * kRows + k], value = w.steps ? w.steps[first + k] * sum : sum;
-          if (bfloat16) static_cast<uint16_t*>(y)[i * w.rows + first + k] = narrowed(value);
-          else static_cast<float*>(y)[i * w.rows + first + k] = value;
-        }
+    size_t chunk = 0, column = 0;  // of all matrices, where this one begins: of work, of y
+    for (size_t m = 0; m < matrices.size(); ++m) {
+      const Packed& w = *matrices[m];
+      const Inputs* mine = inputs.data() + m * n;
+      const size_t stop = std::min(end, chunk + chunks_of(w));
+      for (size_t c = std::max(begin, chunk); c < stop; ++c) {
+        const size_t first = (c - chunk) * kRows, count = std::min(kRows, w.rows - first);
+        dots_of_all(w, first, count, mine, n, path, values, sums.data());
+        add_rest(w, first, count, mine, n, sums.data());
+        for (size_t i = 0; i < n; ++i)
+          for (size_t k = 0; k < count; ++k) {
+            const float sum = sums[i * kRows + k], value = w.steps ? w.steps[first + k] * sum : sum;
+            const size_t at = i * rows + column + first + k;
+            if (bfloat16) static_cast<uint16_t*>(y)[at] = narrowed(value);
+            else static_cast<float*>(y)[at] = value;
+          }
+      }
+      chunk += chunks_of(w), column += w.rows;
     }
   });
 }

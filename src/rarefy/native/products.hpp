@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cpu.hpp"
 
@@ -37,13 +38,12 @@ struct Packed {
   const float* columns;
 };
 
-// y (n, rows) = x (n, inputs) W'. Sums are float32's, fused, in one order on every path and for any number of threads,
-// whatever vectors are beside. bfloat16: x and y are; else float32. Work is shared among the threads of OpenMP where its
-// runtime is loaded already, as torch loads it.
-void multiply(const Packed& w, const void* x, size_t n, void* y, bool bfloat16, Path path);
+// y (n, rows) = x (n, inputs) W', of several matrices beside each other, which all read x. Sums are float32's, fused, in
+// one order on every path and for any number of threads, whatever vectors and matrices are beside. bfloat16: x and y are;
+// else float32. Work is shared among the threads of OpenMP where its runtime is loaded already, as torch loads it.
+void multiply(const std::vector<const Packed*>& matrices, const void* x, size_t n, void* y, bool bfloat16, Path path);
 
 // Rows of W for prepared inputs, float32 (count, digits): those of `ids`, or from `start` on where it is null.
-void restore(const Packed& w, size_t start, const int64_t* ids, size_t count, float* out,
-             Path path);
+void restore(const Packed& w, size_t start, const int64_t* ids, size_t count, float* out, Path path);
 
 }  // namespace rarefy
