@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 NEAR: Final = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 """The types that kernels compute in, and how far a block in few calls may be from itself, relative to it, on noise."""
 
+ELSE: Final = ("cache", "position_bias", "softcap")
+"""What may be said to transformers' attention that changes it."""
+
 
 def quicken(module: nn.Module) -> None:
     """Let blocks of a network packed for a processor compute in few calls, where they are of the kinds in `BLOCKS`.
@@ -29,9 +32,9 @@ def quicken(module: nn.Module) -> None:
         any(kind.fits(child) and _agrees(child, kind) for kind in BLOCKS)
 
 
-def _agrees(child: nn.Module, kind: type[Block]) -> bool:
+def _agrees(child: nn.Module, kind: Any) -> bool:
     """Put `kind` before the class of `child`, if it computes the same."""
-    own = type(child)
+    own: Any = type(child)
     with torch.no_grad():
         try:
             expected = list(kind.trial(child))
@@ -50,7 +53,7 @@ def _near(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @cache
-def _before(kind: type[Block], own: type[nn.Module]) -> Any:
+def _before(kind: Any, own: Any) -> Any:
     return type(own.__name__, (kind, own), {"__module__": own.__module__, "__doc__": own.__doc__})
 
 
@@ -83,7 +86,7 @@ class Block(nn.Module):
     def direct(self, x: torch.Tensor) -> list[PackedNative] | None:
         """Its parts, if kernels may compute them on x: no hook and no adapter is between."""
         layers: list[Any] = [self._modules[name] for name in self.parts]
-        alone = all([type(layer) is PackedNative and layer.unwatched for layer in layers])
+        alone = all(type(layer) is PackedNative and layer.unwatched for layer in layers)
         return layers if alone and _plain(x) and x.shape[-1] == layers[0].in_features else None
 
 
@@ -107,11 +110,11 @@ class RMSNorm(Block):
         w: Any = self._parameters["weight"]
         learns = w.requires_grad and torch.is_grad_enabled()
         if learns or x.dtype is not w.dtype or x.shape[-1] != len(w) or not _plain(x):
-            return super().forward(x)  # type: ignore[misc,no-any-return]
+            return super().forward(x)  # type: ignore[no-any-return]
         x = x.contiguous()
         y = torch.empty_like(x)
-        of = x.data_ptr(), x.numel() // len(w), len(w), w.data_ptr(), self.offset, self._epsilon
-        _kernels.rms_norm(*of, y.data_ptr(), x.dtype is torch.bfloat16)
+        n, bfloat16 = x.numel() // len(w), x.dtype is torch.bfloat16
+        _kernels.rms_norm(x.data_ptr(), n, len(w), w.data_ptr(), self.offset, self._epsilon, y.data_ptr(), bfloat16)
         return y
 
     @property
@@ -128,7 +131,7 @@ class OffsetRMSNorm(RMSNorm):
 
 
 class GatedMLP(Block):
-    """down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer"), with x sigmoid(a x + b x^3) as act."""
+    """down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer"), act t sigmoid(a t + b t^3)."""
 
     parts = "gate_proj", "up_proj", "down_proj"
     curve: ClassVar[tuple[float, float]] = 1.0, 0.0
@@ -136,16 +139,19 @@ class GatedMLP(Block):
 
     @classmethod
     def trial(cls, module: Any) -> Iterator[torch.Tensor]:
-        yield module(_noise(1, 2, module.gate_proj.in_features))
+        x = _noise(1, 2, module.gate_proj.in_features)
+        yield module(x)
+        yield module(x * 1e3)  # beyond what a class may clip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layers = self.direct(x)
         if layers is None:
-            return super().forward(x)  # type: ignore[misc,no-any-return]
+            return super().forward(x)  # type: ignore[no-any-return]
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], layers[2].out_features)
-        of = *(layer.matrix for layer in layers), *self.curve, x.data_ptr(), x.numel() // x.shape[-1]
-        _kernels.gated(*of, y.data_ptr(), x.dtype is torch.bfloat16)
+        gate, up, down = (layer.matrix for layer in layers)
+        n, bfloat16 = x.numel() // x.shape[-1], x.dtype is torch.bfloat16
+        _kernels.gated(gate, up, down, *self.curve, x.data_ptr(), n, y.data_ptr(), bfloat16)
         return y
 
 
@@ -162,13 +168,20 @@ class Attention(Block):
     """
 
     parts = "q_proj", "k_proj", "v_proj", "o_proj"
+    head_dim: int
+    layer_idx: int
+    scaling: float
+    config: Any
+    q_norm: nn.Module
+    k_norm: nn.Module
 
     @classmethod
     def trial(cls, module: Any) -> Iterator[torch.Tensor]:
-        kept = DynamicCache()
-        for x in _noise(2, 2, 1, module.q_proj.in_features):
+        kept, x = DynamicCache(), _noise(3, 2, 1, module.q_proj.in_features)
+        x[2] *= 1e3  # beyond what a class may clip
+        for token in x:
             turns = tuple(_noise(2, 2, 1, module.head_dim))
-            found, _ = module(x, position_embeddings=turns, attention_mask=None, past_key_values=kept)
+            found, _ = module(token, position_embeddings=turns, attention_mask=None, past_key_values=kept)
             yield found
 
     def forward(
@@ -179,29 +192,36 @@ class Attention(Block):
         past_key_values: Any = None,
         **more: Any,
     ) -> Any:
-        layers = self.direct(hidden_states) if self._one(hidden_states, position_embeddings) else None
+        layers = self.direct(hidden_states) if self._one(hidden_states, position_embeddings, more) else None
         if layers is None:
             more |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
-            return super().forward(hidden_states, past_key_values=past_key_values, **more)  # type: ignore[misc]
-        n, size = len(hidden_states), self.head_dim
-        queries, keys, values = (layer.out_features // size for layer in layers[:3])
-        heads = _products(layers[:3], hidden_states).view(n, -1, 1, size)
+            return super().forward(hidden_states, past_key_values=past_key_values, **more)
+        n, size, bfloat16 = len(hidden_states), self.head_dim, hidden_states.dtype is torch.bfloat16
+        parts = [layer.out_features // size for layer in layers[:3]]
+        queries, keys, _ = parts
+        heads = _products(layers[:3], hidden_states).view(n, sum(parts), 1, size)
         if "q_norm" in self._modules:
-            query, key, value = heads.split([queries, keys, values], 1)
+            query, key, value = heads.split_with_sizes(parts, 1)
             heads = torch.cat([self.q_norm(query), self.k_norm(key), value], 1)
-        cos, sin = (turn.expand(n, -1, -1).contiguous().data_ptr() for turn in position_embeddings)
-        of = heads.data_ptr(), n, heads.shape[1], queries + keys, size
-        _kernels.rotate(*of, cos, sin, heads.dtype is torch.bfloat16)
-        query, key, value = heads.split([queries, keys, values], 1)
+        cos, sin = (turn.expand(n, -1, -1).contiguous() for turn in position_embeddings)
+        at, row = heads.data_ptr(), sum(parts)
+        _kernels.rotate(at, n, row, queries + keys, size, cos.data_ptr(), sin.data_ptr(), bfloat16)
+        query, key, value = heads.split_with_sizes(parts, 1)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        found, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **more)
-        return _products(layers[3:], found.reshape(n, 1, -1)), weights
+        if attention_mask is None and key.is_contiguous() and value.is_contiguous():
+            found = heads.new_empty(n, 1, queries * size)
+            kept, count = key.shape[1:3]
+            pointers = at, n, queries, row, key.data_ptr(), value.data_ptr(), kept, count, size
+            _kernels.attend(*pointers, self.scaling, found.data_ptr(), bfloat16)
+        else:
+            attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+            found, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, **more)
+        return _products(layers[3:], found.reshape(n, 1, -1)), None
 
-    def _one(self, x: torch.Tensor, turns: Any) -> bool:
-        """Whether x is a token of each sequence, turned by angles for all of a head, and torch attends."""
-        if x.dim() != 3 or x.shape[1] != 1 or turns is None or self.training:
+    def _one(self, x: torch.Tensor, turns: Any, more: dict[str, Any]) -> bool:
+        """Whether x is a token of each sequence, turned by angles for all of a head, and torch attends as ever."""
+        if x.dim() != 3 or x.shape[1] != 1 or turns is None or self.training or any(word in more for word in ELSE):
             return False
         cos = turns[0]
         fits = cos.dim() == 3 and cos.shape[1:] == (1, self.head_dim) and cos.dtype is x.dtype

@@ -120,6 +120,21 @@ class PackedMatrix:
     def restore(self, start: int, out: NDArray[np.float32], path: str = "") -> None: ...
     def look_up(self, ids: NDArray[np.int64], out: NDArray[np.float32]) -> None: ...
 
+def attend(
+    q: int,
+    n: int,
+    heads: int,
+    row: int,
+    k: int,
+    v: int,
+    kept: int,
+    count: int,
+    size: int,
+    scale: float,
+    y: int,
+    bfloat16: bool,
+    path: str = "",
+) -> None: ...
 def gated(
     gate: PackedMatrix,
     up: PackedMatrix,
@@ -132,8 +147,6 @@ def gated(
     bfloat16: bool,
     path: str = "",
 ) -> None: ...
-def rms_norm(
-    x: int, n: int, width: int, w: int, offset: float, epsilon: float, y: int, bfloat16: bool
-) -> None: ...
+def rms_norm(x: int, n: int, width: int, w: int, offset: float, epsilon: float, y: int, bfloat16: bool) -> None: ...
 def rotate(x: int, n: int, heads: int, count: int, size: int, cos: int, sin: int, bfloat16: bool) -> None: ...
 def multiply(matrices: list[PackedMatrix], x: int, n: int, y: int, bfloat16: bool, path: str = "") -> None: ...

@@ -8,6 +8,7 @@
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define RAREFY_X86 1
 #define RAREFY_AVX2 __attribute__((target("avx2,popcnt")))
+#define RAREFY_FMA __attribute__((target("avx2,fma")))
 #define RAREFY_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,popcnt")))
 #else
 #define RAREFY_X86 0
@@ -36,6 +37,15 @@ inline Path best_path() {
   return best;
 #else
   return Path::scalar;
+#endif
+}
+
+// Whether a path may go by RAREFY_FMA.
+inline bool has_fma(Path path) {
+#if RAREFY_X86
+  return path >= Path::avx2 && __builtin_cpu_supports("fma");
+#else
+  return path != path;
 #endif
 }
 

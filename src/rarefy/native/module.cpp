@@ -265,6 +265,14 @@ void bind_rotate(uintptr_t x, size_t n, size_t heads, size_t count, size_t size,
          reinterpret_cast<const void*>(sin), bfloat16);
 }
 
+void bind_attend(uintptr_t q, size_t n, size_t heads, size_t row, uintptr_t k, uintptr_t v, size_t kept, size_t count,
+                 size_t size, float scale, uintptr_t y, bool bfloat16, const std::string& path) {
+  require(kept > 0 && heads % kept == 0 && count > 0, "heads do not share what is kept alike, or nothing is");
+  nb::gil_scoped_release release;
+  attend({n, heads, row, kept, count, size}, reinterpret_cast<const void*>(q), reinterpret_cast<const void*>(k),
+         reinterpret_cast<const void*>(v), scale, reinterpret_cast<void*>(y), bfloat16, path_from(path));
+}
+
 void bind_gated(const PackedMatrix& gate, const PackedMatrix& up, const PackedMatrix& down, float a, float b, uintptr_t x,
                 size_t n, uintptr_t y, bool bfloat16, const std::string& path) {
   require(gate.w.inputs == up.w.inputs && gate.w.rows == up.w.rows && gate.w.rows == down.w.inputs,
@@ -383,6 +391,7 @@ void bind_difference(Vector<const uint8_t> from, Vector<const uint8_t> base, siz
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+  nb::set_leak_warnings(false);  // networks that live until the process ends are no fault
   m.def("paths", path_names);
   m.def("histogram", bind_histogram, "symbols"_a, "out"_a);
   m.def("quantize_counts", bind_quantize, "counts"_a, "bits"_a, "out"_a);
@@ -415,6 +424,8 @@ NB_MODULE(_kernels, m) {
       .def("restore", bind_restore, "start"_a, "out"_a, "path"_a = "")
       .def("look_up", bind_look_up, "ids"_a, "out"_a);
   m.def("multiply", bind_multiply, "matrices"_a, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "");
+  m.def("attend", bind_attend, "q"_a, "n"_a, "heads"_a, "row"_a, "k"_a, "v"_a, "kept"_a, "count"_a, "size"_a, "scale"_a,
+        "y"_a, "bfloat16"_a, "path"_a = "");
   m.def("gated", bind_gated, "gate"_a, "up"_a, "down"_a, "a"_a, "b"_a, "x"_a, "n"_a, "y"_a, "bfloat16"_a,
         "path"_a = "");
   m.def("rms_norm", bind_rms_norm, "x"_a, "n"_a, "width"_a, "w"_a, "offset"_a, "epsilon"_a, "y"_a, "bfloat16"_a);

@@ -8,13 +8,10 @@
 #include <vector>
 
 #include "bfloat16.hpp"
+#include "openmp.hpp"
 
 #if RAREFY_X86
 #include <immintrin.h>
-#define RAREFY_FMA __attribute__((target("avx2,fma")))
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <dlfcn.h>
 #endif
 
 namespace rarefy {
@@ -22,7 +19,6 @@ namespace rarefy {
 namespace {
 
 constexpr size_t kBlock = 64, kHalf = 32;  // columns
-constexpr size_t kShared = 1 << 16;        // weights below which one thread is faster than several
 
 // Whose memory begins with a cache line, as a load across two takes twice as long.
 template <class T>
@@ -272,7 +268,6 @@ void dots_several_fma(const Packed& w, size_t first, size_t count, const Inputs*
   }
 }
 
-bool has_fma(Path path) { return path >= Path::avx2 && __builtin_cpu_supports("fma"); }
 #endif
 
 // Rows, one vector.
@@ -315,46 +310,6 @@ void add_rest(const Packed& w, size_t first, size_t count, const Inputs* inputs,
 }
 
 size_t chunks_of(const Packed& w) { return (w.rows + kRows - 1) / kRows; }
-
-// OpenMP's runtime, if the process has one whose symbols all may see. Threads of our own would wait for those of torch,
-// which keep a processor busy for a while after each of its products.
-struct OpenMP {
-  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
-  int (*most)() = nullptr;
-  int (*threads)() = nullptr;
-  int (*thread)() = nullptr;
-
-  OpenMP() {
-#if defined(__unix__) || defined(__APPLE__)
-    parallel = reinterpret_cast<decltype(parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    most = reinterpret_cast<decltype(most)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-    threads = reinterpret_cast<decltype(threads)>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
-    thread = reinterpret_cast<decltype(thread)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
-#endif
-  }
-  bool there() const { return parallel && most && threads && thread; }
-};
-
-const OpenMP& openmp() {
-  static const OpenMP found;
-  return found;
-}
-
-// work(begin, end) on all of `count` pieces, shared among threads where they come to so many weights.
-template <class Work>
-void shared(size_t count, size_t weights, const Work& work) {
-  struct Job {
-    const Work& work;
-    size_t count;
-  } job{work, count};
-  if (weights <= kShared || !openmp().there() || openmp().most() < 2) return work(0, count);
-  const auto share = [](void* with) {
-    const Job& mine = *static_cast<const Job*>(with);
-    const size_t me = size_t(openmp().thread()), all = size_t(openmp().threads());
-    mine.work(mine.count * me / all, mine.count * (me + 1) / all);
-  };
-  openmp().parallel(share, &job, unsigned(openmp().most()), 0);
-}
 
 // What the integers of a row stand for.
 void values(const Packed& w, size_t row, Path path, float* out) {
