@@ -90,9 +90,9 @@ def packed(result: dict[str, Any]) -> str:
     return (
         "## A token in torch, dense and packed\n\n`python bench/packed.py ARTIFACT DENSE`: SmolLM2-135M off its grid "
         f"at 3 bits a weight, {size} packed. Products: {result['layers']} linear layers in turn on one row, {weights} "
-        "weights; torch's kernels on noise of their shapes. Network: one token after 128, through transformers; "
-        "without its products it is what packing cannot make faster. In turn in one process, medians with 95 % "
-        "intervals, ratios paired.\n\n"
+        "weights; torch's kernels on noise of their shapes. Network: one token after 128, through transformers; layer "
+        "by layer with every block as it is there. In turn in one process, medians with 95 % intervals, ratios "
+        "paired.\n\n"
         + table(["", "", "milliseconds a token", "times as fast as dense float32"], rows)
         + f"\n{on(result)}\n"
     )
