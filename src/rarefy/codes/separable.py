@@ -94,6 +94,15 @@ class Separable(Code):
             q.reshape(-1)[places] = integers
         return q
 
+    def near(self) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        """The integers at a byte each (out, in), ESCAPE in the place of those beyond 127; these in their order."""
+        if self._far is not None:
+            return np.asarray(self._near, np.int8), self._far[1]
+        far = _far(self.q)
+        near = self.q.astype(np.int8)
+        near[far] = ESCAPE
+        return near, self.q[far]
+
     def holds_as(self, other: Separable) -> bool:
         """Whether both hold the same integers on the same grid: seen without restoring either."""
         pairs = (
@@ -161,12 +170,10 @@ class Separable(Code):
         rows, columns = spread.fit(np.abs(self.q, dtype=np.float32, casting="unsafe"), kept)
         yield Stream("row spread", rows.view(np.uint8))
         yield Stream("column spread", columns.view(np.uint8))
-        far = _far(self.q)
-        near, given = self.q.astype(np.int8), spread.given(rows, columns)
-        near[far] = ESCAPE
+        (near, far), given = self.near(), spread.given(rows, columns)
         symbols = near.view(np.uint8)
         yield Stream("values", *((symbols, given) if kept is None else (symbols[kept], given[kept])))
-        yield Stream("far", self.q[far].astype("<i4").view(np.uint8))
+        yield Stream("far", far.astype("<i4").view(np.uint8))
 
     def parts(self, count: int) -> list[Separable]:
         """So many equal runs of rows, each by itself."""

@@ -15,6 +15,7 @@ import numpy as np
 from rarefy.codes import Grid
 from rarefy.codes.separable import Separable, powers
 from rarefy.engines.packed_levels import bfloat16, levels, relative
+from rarefy.native import _kernels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,6 @@ BEYOND: Final = 0.05
 ROWS: Final = 16
 """Rows that have their entries together."""
 
-_MOST: Final = 127
 _COLUMNS: Final = 1 << 16
 
 
@@ -103,35 +103,24 @@ def _scales(scale: NDArray[np.float32]) -> tuple[NDArray[np.uint16], bool, NDArr
 
 def _separable(code: Separable) -> Held | None:
     """Integers on a grid of separable step, as they are."""
-    q = code.q
-    near = (q >= -8) & (q <= 7)
-    if np.ceil(np.abs(q[~near]) / _MOST).sum() > BEYOND * q.size or q.shape[1] > _COLUMNS:
+    near, far = code.near()
+    out, columns = near.shape
+    if columns > _COLUMNS:
         return None
-    first, far = _entries(q, ~near)
+    packed = np.empty((out, (columns + -columns % WIDTH) // 2), np.uint8)
+    first = np.empty(-(-out // ROWS) + 1, np.uint32)
+    entries = _kernels.lay_out(np.ascontiguousarray(near), far, int(BEYOND * near.size), packed, first)
+    if entries is None:
+        return None
     arrays: dict[str, Any] = {
-        "packed": nibbles(np.where(near, q + 8, 8).astype(np.uint8)),
+        "packed": packed,
         "table": table(_points(code)),
         "steps": powers(code.rows),
         "columns": powers(code.columns),
         "first": first,
-        "far": far,
+        "far": np.frombuffer(entries, np.uint32).copy(),
     }
-    return Held(4, 0, q.shape[1], arrays, 0.0)
-
-
-def _entries(q: NDArray[np.int32], far: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """`first` and `far` of `native/products.hpp`: each of the integers as a sum of as few of int8 as there may be."""
-    rows, columns = np.nonzero(far)
-    values = q[rows, columns]
-    parts = -(-np.abs(values) // _MOST)
-    rest = values - np.sign(values) * _MOST * (parts - 1)
-    again = np.repeat(np.arange(len(values)), parts - 1)
-    rows, columns = np.concatenate([rows, rows[again]]), np.concatenate([columns, columns[again]])
-    values = np.concatenate([rest, np.sign(values[again]) * _MOST])
-    order = np.lexsort((columns, rows // ROWS))
-    entries = columns << 16 | rows % ROWS << 8 | values & 255
-    counts = np.bincount(rows // ROWS, minlength=-(-len(q) // ROWS))
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32), entries[order].astype(np.uint32)
+    return Held(4, 0, columns, arrays, 0.0)
 
 
 def _points(code: Separable) -> NDArray[np.float32]:

@@ -120,6 +120,13 @@ class PackedMatrix:
     def restore(self, start: int, out: NDArray[np.float32], path: str = "") -> None: ...
     def look_up(self, ids: NDArray[np.int64], out: NDArray[np.float32]) -> None: ...
 
+def lay_out(
+    q: NDArray[np.int8],
+    integers: NDArray[np.int32],
+    most: int,
+    packed: NDArray[np.uint8],
+    first: NDArray[np.uint32],
+) -> bytes | None: ...
 def attend(
     q: int,
     n: int,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -19,6 +20,7 @@ namespace rarefy {
 namespace {
 
 constexpr size_t kBlock = 64, kHalf = 32;  // columns
+constexpr int32_t kMost = 127;             // that an entry adds, either way
 
 // Whose memory begins with a cache line, as a load across two takes twice as long.
 template <class T>
@@ -340,6 +342,41 @@ void unstepped(const Packed& w, size_t start, size_t count, Path path, float* ou
 }
 
 }  // namespace
+
+bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* integers, size_t most, uint8_t* packed,
+             uint32_t* first, std::vector<uint32_t>& entries) {
+  entries.clear();
+  first[0] = 0;
+  for (size_t row = 0; row < rows; ++row) {
+    const auto enter = [&](size_t column, int32_t value) {
+      entries.push_back(uint32_t(column) << 16 | uint32_t(row % kRows) << 8 | uint32_t(value & 0xff));
+    };
+    for (size_t column = 0; column < columns; column += kBlock, packed += kHalf) {
+      const size_t count = std::min(kBlock, columns - column);
+      const int8_t* from = q + row * columns + column;
+      uint8_t number[kBlock], beyond = 0;
+      std::memset(number, 8, kBlock);
+      for (size_t c = 0; c < count; ++c) {
+        const uint8_t n = uint8_t(from[c] + 8);
+        number[c] = n < 16 ? n : 8;
+        beyond |= n;
+      }
+      for (size_t c = 0; c < kHalf; ++c) packed[place(c)] = uint8_t(number[c] | number[kHalf + c] << 4);
+      for (size_t c = 0; beyond > 15 && c < count; ++c) {
+        if (uint8_t(from[c] + 8) < 16) continue;
+        int32_t value = from[c] == -128 ? *integers++ : from[c];
+        for (; std::abs(value) > kMost; value -= value < 0 ? -kMost : kMost) enter(column + c, value < 0 ? -kMost : kMost);
+        enter(column + c, value);
+      }
+    }
+    if (entries.size() > most) return false;
+    if (row % kRows == kRows - 1 || row == rows - 1) {
+      std::sort(entries.begin() + first[row / kRows], entries.end());
+      first[row / kRows + 1] = uint32_t(entries.size());
+    }
+  }
+  return true;
+}
 
 void multiply(const std::vector<const Packed*>& matrices, const void* x, size_t n, void* y, bool bfloat16, Path path) {
   static thread_local std::vector<Inputs> kept;  // its memory is small, and asked for again and again

@@ -38,6 +38,12 @@ struct Packed {
   const float* columns;
 };
 
+// Lays a matrix (rows, columns) of int8 out at 4 bits: packed (rows, columns filled to whole blocks, 2 a byte) numbers the
+// integers from -8 to 7, those beyond become entries. -128 stands for the next of `integers`, which may be any. False,
+// with nothing of use made, where there would be more than `most` entries.
+bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* integers, size_t most, uint8_t* packed,
+             uint32_t* first, std::vector<uint32_t>& entries);
+
 // y (n, rows) = x (n, inputs) W', of several matrices beside each other, which all read x. Sums are float32's, fused, in
 // one order on every path and for any number of threads, whatever vectors and matrices are beside. bfloat16: x and y are;
 // else float32. Work is shared among the threads of OpenMP where its runtime is loaded already, as torch loads it.
