@@ -11,7 +11,7 @@ import torch
 from rarefy.codes import Dense
 from rarefy.codes.separable import Separable
 from rarefy.engines import ahead
-from rarefy.engines.ahead import Ahead, decoded
+from rarefy.engines.ahead import Ahead, decoded, restored
 from rarefy.errors import FormatError
 from rarefy.files import record
 
@@ -29,12 +29,12 @@ def test_every_owner_gets_its_own(threads: int, room: int, monkeypatch: pytest.M
     monkeypatch.setattr(ahead, "AHEAD", room)
     waiting, owners = Ahead(threads), [object() for _ in range(9)]
     for seed, owner in enumerate(owners):
-        waiting.add(owner, coded(seed), torch.float32, values=True)
+        waiting.add(owner, coded(seed), restored(torch.float32))
     for seed, owner in enumerate(owners):
         if seed not in (0, 4, 5):  # nobody asks for these
             found = waiting.take(owner)
-            assert found.values is not None and found.dtype == torch.bfloat16
-            assert torch.equal(found.values, decoded(coded(seed), torch.float32).values)
+            assert found.made.dtype == torch.float32 and found.dtype == torch.bfloat16
+            assert torch.equal(found.made, decoded(coded(seed), restored(torch.float32)).made)
     with pytest.raises(LookupError):
         waiting.take(owners[0])
     waiting.close()
@@ -52,7 +52,7 @@ def test_no_more_is_under_way_than_there_is_room_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ahead, "decoded", slow)
     waiting, owners = Ahead(8), [object() for _ in range(5)]
     for number, owner in enumerate(owners):
-        waiting.add(owner, torch.full((600,), number, dtype=torch.uint8), None, values=True)
+        waiting.add(owner, torch.full((600,), number, dtype=torch.uint8))
     assert len(waiting._begun) == 2 and set(begun) <= {0, 1}
     go.set()
     assert [waiting.take(owner) for owner in owners] == [0, 1, 2, 3, 4]
@@ -63,8 +63,8 @@ def test_what_is_damaged_is_said_when_it_is_asked_for() -> None:
     broken = coded(1)
     broken[len(broken) // 2] ^= 1
     for owner, each in zip(owners, [coded(0), broken, torch.zeros(3), broken[:2]], strict=True):
-        waiting.add(owner, each, None, values=True)
-    assert waiting.take(owners[0]).values is not None
+        waiting.add(owner, each, restored(None))
+    assert waiting.take(owners[0]).made is not None
     for owner in owners[1:]:
         with pytest.raises(FormatError):
             waiting.take(owner)
@@ -72,6 +72,6 @@ def test_what_is_damaged_is_said_when_it_is_asked_for() -> None:
 
 def test_codes_alone_are_not_restored() -> None:
     waiting, owner = Ahead(2), object()
-    waiting.add(owner, coded(0), torch.float32, values=False)
+    waiting.add(owner, coded(0))
     found = waiting.take(owner)
-    assert found.values is None and not isinstance(found.code, Dense)
+    assert found.made is None and not isinstance(found.code, Dense)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from rarefy.codes import Code
 
+    Make = Callable[[Code, torch.dtype], Any]
+    """Something of a code and the type that its parameter had, on the thread that decodes."""
+
 AHEAD: Final = 1 << 22
 """Bytes of records that may be under way at once, some ten million weights at 3 bits: each takes a few bytes of memory
 beside the tensor that it becomes."""
@@ -28,17 +31,22 @@ beside the tensor that it becomes."""
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a record holds. dtype: that its parameter had. values: its tensor, None where only the code was wanted."""
+    """What a record holds. dtype: that its parameter had. made: what was made of the code, None where nothing was."""
 
     code: Code
     dtype: torch.dtype
-    values: torch.Tensor | None
+    made: Any
 
 
-def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True, threads: int = 1) -> Decoded:
-    """The code of a record and, if its values are wanted, its tensor in `dtype` (None: the type it had).
+def restored(dtype: torch.dtype | None) -> Make:
+    """What makes tensors of codes, in `dtype` (None: the type that their parameter had)."""
+    return lambda code, own: tensor(code, dtype or own)
 
-    In the latter case the record's pages are given back, and it must not be read again.
+
+def decoded(record: torch.Tensor, make: Make | None = None, threads: int = 1) -> Decoded:
+    """The code of a record, and what is made of it.
+
+    If anything is, the record's pages are given back, and it must not be read again.
 
     Raises FormatError for what is no record, or a damaged one.
     """
@@ -46,10 +54,9 @@ def decoded(record: torch.Tensor, dtype: torch.dtype | None, values: bool = True
         raise FormatError("its tensor is not a record")
     coded = record.cpu()
     code, own = records.decode(coded.numpy().data, threads)
-    if not values:
-        return Decoded(code, TORCH[own], None)
-    made = tensor(code, dtype or TORCH[own])
-    release(coded)
+    made = None if make is None else make(code, TORCH[own])
+    if made is not None:
+        release(coded)
     return Decoded(code, TORCH[own], made)
 
 
@@ -75,11 +82,11 @@ class Ahead:
         self._later: deque[_Job] = deque()
         self._begun: deque[_Job] = deque()
 
-    def add(self, owner: object, record: Any, dtype: torch.dtype | None, values: bool) -> None:
+    def add(self, owner: object, record: Any, make: Make | None = None) -> None:
         """A record, or safetensors' slice that gives one by `[...]`, to be `decoded` for `owner`."""
 
         def decode(threads: int) -> Decoded:
-            return decoded(record[...], dtype, values, threads)
+            return decoded(record[...], make, threads)
 
         shape = record.shape if isinstance(record, torch.Tensor) else record.get_shape()
         self._later.append(_Job(owner, decode, math.prod(shape)))

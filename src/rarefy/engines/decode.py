@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from rarefy.engines.ahead import decoded
+from rarefy.engines.ahead import decoded, restored
 from rarefy.engines.tensors import tensor
 from rarefy.errors import FormatError, RarefyError
 
@@ -51,12 +51,13 @@ class Decode(ConversionOps):
             if self.whole:
                 found, packer = self.hf_quantizer.ahead.take(self), self.hf_quantizer.packer
             else:
-                found, packer = decoded(record, self.dtype, threads=torch.get_num_threads()), None
-            if packer is not None and packer.take(name, found.code, str(record.device)):
+                found, packer = decoded(record, restored(self.dtype), torch.get_num_threads()), None
+            if packer is not None and packer.take(name, found.code, str(record.device), found.made):
                 # In the place of the parameter until its layer is replaced: its shape, and the memory of one number.
                 return torch.zeros((), dtype=self.dtype, device=record.device).expand(found.code.shape)
-            values = found.values if found.values is not None else tensor(found.code, self.dtype or found.dtype)
-            return values.to(record.device)
+            made = found.made if packer is None else tensor(found.code, self.dtype or found.dtype)
+            values: torch.Tensor = made.to(record.device)
+            return values
         except RarefyError as error:
             failure = FormatError(f"{name} cannot be decoded", str(error))
             if not self.whole:

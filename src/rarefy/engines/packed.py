@@ -24,6 +24,7 @@ from rarefy.threads import quick_in
 
 if TYPE_CHECKING:
     from rarefy.codes import Code
+    from rarefy.engines.packed_held import Held
     from rarefy.model import Model
 
 _log = logging.getLogger("rarefy")
@@ -92,8 +93,11 @@ class Packer:
         self.parameters = dict(module.named_parameters(remove_duplicate=False))
         self.users = _users(module)
 
-    def take(self, name: str, code: Code, device: str = "cpu") -> bool:
-        """Pack `code` for the parameter `name` on `device`, if all layers that use it can be packed; else False."""
+    def take(self, name: str, code: Code, device: str = "cpu", ready: Held | None = None) -> bool:
+        """Pack `code` for the parameter `name` on `device`, if all layers that use it can be packed; else False.
+
+        ready: `prepared` of it, if there is.
+        """
         parameter = self.parameters.get(name)
         if parameter is None or parameter.dim() < 2:
             return False
@@ -102,8 +106,9 @@ class Packer:
             self.dense.append(name)
             return False
         if any(map(_turned, users)):
-            code = turned(code)
-        self.taken[name] = _layer(code, device, any(isinstance(user, nn.Embedding) for user in users))
+            code, ready = turned(code), None
+        looked_up = any(isinstance(user, nn.Embedding) for user in users)
+        self.taken[name] = _layer(code, device, looked_up, ready)
         return True
 
     def install(self) -> None:
@@ -146,10 +151,15 @@ def _turned(user: nn.Module) -> bool:
     return type(user).__name__ == "Conv1D" and hasattr(user, "nf")
 
 
-def _layer(code: Code, device: str, looked_up: bool) -> PackedLinear:
-    """The code of a matrix as a layer. looked_up: rows of it are."""
+def prepared(code: Code, dtype: torch.dtype) -> Held | None:
+    """What a layer on a processor needs of a code, made before it is known whether a layer takes it."""
+    return None if isinstance(code, Dense) or len(code.shape) != 2 else held(code)
+
+
+def _layer(code: Code, device: str, looked_up: bool, ready: Held | None) -> PackedLinear:
+    """The code of a matrix as a layer. looked_up: rows of it are. ready: what `prepared` made of it, if anything."""
     if torch.device(device).type == "cpu":
-        return PackedNative(held(code), *code.shape)
+        return PackedNative(ready or held(code), *code.shape)
     found = levels(code, four=not looked_up)
     return (Packed4 if found.bits == 4 else Packed8)(found, code.shape[1], device)
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from torch import nn
-from transformers import DynamicCache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rarefy.engines.packed_native import AT_ONCE, PackedNative, beside
 from rarefy.native import _kernels
@@ -48,8 +46,8 @@ def _agrees(child: nn.Module, kind: Any) -> bool:
 
 
 def _near(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    distance, size = (found - expected).float().norm(), expected.float().norm()
-    return found.shape == expected.shape and bool(distance <= NEAR[expected.dtype] * size)
+    distance, size = (each.float().norm(dim=-1) for each in (found - expected, expected))
+    return found.shape == expected.shape and bool((distance <= NEAR[expected.dtype] * size).all())
 
 
 @cache
@@ -102,9 +100,9 @@ class RMSNorm(Block):
 
     @classmethod
     def trial(cls, module: Any) -> Iterator[torch.Tensor]:
-        x = _noise(1, 3, len(module.weight)).to(module.weight.dtype)
+        x = _noise(1, 2, len(module.weight)).to(module.weight.dtype)
+        x[:, 0] *= 1e-3  # as small as what keeps zeros from a division by zero
         yield module(x)
-        yield module(x * 1e-3)  # as small as what keeps zeros from a division by zero
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         w: Any = self._parameters["weight"]
@@ -140,8 +138,8 @@ class GatedMLP(Block):
     @classmethod
     def trial(cls, module: Any) -> Iterator[torch.Tensor]:
         x = _noise(1, 2, module.gate_proj.in_features)
+        x[:, 0] *= 1e3  # beyond what a class may clip
         yield module(x)
-        yield module(x * 1e3)  # beyond what a class may clip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         layers = self.direct(x)
@@ -177,8 +175,10 @@ class Attention(Block):
 
     @classmethod
     def trial(cls, module: Any) -> Iterator[torch.Tensor]:
-        kept, x = DynamicCache(), _noise(3, 2, 1, module.q_proj.in_features)
-        x[2] *= 1e3  # beyond what a class may clip
+        from transformers import DynamicCache
+
+        kept, x = DynamicCache(), _noise(2, 2, 1, module.q_proj.in_features)
+        x[:, 0] *= 1e3  # beyond what a class may clip
         for token in x:
             turns = tuple(_noise(2, 2, 1, module.head_dim))
             found, _ = module(token, position_embeddings=turns, attention_mask=None, past_key_values=kept)
@@ -215,6 +215,8 @@ class Attention(Block):
             pointers = at, n, queries, row, key.data_ptr(), value.data_ptr(), kept, count, size
             _kernels.attend(*pointers, self.scaling, found.data_ptr(), bfloat16)
         else:
+            from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
             attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
             found, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, **more)
         return _products(layers[3:], found.reshape(n, 1, -1)), None

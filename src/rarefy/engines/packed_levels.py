@@ -203,13 +203,16 @@ def _laid(
     bits, half = (4, 8) if base == 16 else (8, 128)
     parts, index, powers_ = [], [], []
     rest = n
-    for place in range(int(digits.max())):
+    most = int(digits.max())
+    for place in range(most):
         at = np.flatnonzero(digits > place)
-        digit = (rest[:, at] + half) % base - half
-        last = digits[at] == place + 1
-        digit[:, last] = rest[:, at[last]]
-        rest = rest.copy()
-        rest[:, at] = (rest[:, at] - digit) // base
+        digit = rest[:, at] if len(at) < len(digits) else rest
+        if place + 1 < most:
+            digit = (digit + half) % base - half
+            last = digits[at] == place + 1
+            digit[:, last] = rest[:, at[last]]
+            rest = rest.copy()
+            rest[:, at] = (rest[:, at] - digit) // base
         parts.append(digit.astype(np.int8))
         index.append(at)
         powers_.append(np.full(len(at), float(base) ** place, np.float32))

@@ -24,9 +24,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from rarefy import edits
 from rarefy.edits import attach
-from rarefy.engines.ahead import Ahead
+from rarefy.engines.ahead import Ahead, restored
 from rarefy.engines.decode import Decode, without_decoding
-from rarefy.engines.packed import Packer, computing
+from rarefy.engines.packed import Packer, computing, prepared
 from rarefy.errors import FormatError, RarefyError, UsageError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class RarefyQuantizer(HfQuantizer):
         else:  # a key that no converter may touch, since the model has a parameter of that very name
             converter.quantization_operation = decode = Decode(self, dtype, whole=True)
         if decode.whole:
-            self.ahead.add(decode, param, dtype, values=self.packer is None)
+            self.ahead.add(decode, param, restored(dtype) if self.packer is None else prepared)
         return None
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:

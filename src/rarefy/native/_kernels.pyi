@@ -122,7 +122,7 @@ class PackedMatrix:
 
 def lay_out(
     q: NDArray[np.int8],
-    integers: NDArray[np.int32],
+    far: NDArray[np.int32],
     most: int,
     packed: NDArray[np.uint8],
     first: NDArray[np.uint32],

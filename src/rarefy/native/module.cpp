@@ -240,17 +240,17 @@ struct PackedMatrix {
 };
 
 // The entries, or nothing where there are more than `most`.
-std::optional<nb::bytes> bind_lay_out(Matrix<const int8_t> q, Vector<const int32_t> integers, size_t most,
+std::optional<nb::bytes> bind_lay_out(Matrix<const int8_t> q, Vector<const int32_t> far, size_t most,
                                       Matrix<uint8_t> packed, Vector<uint32_t> first) {
-  const size_t rows = q.shape(0), columns = q.shape(1), far = size_t(std::count(q.data(), q.data() + q.size(), -128));
+  const size_t rows = q.shape(0), columns = q.shape(1);
   require(packed.shape(0) == rows && packed.shape(1) == (columns + 63) / 64 * 32, "packed is not as q fills it");
   require(first.size() == (rows + kRows - 1) / kRows + 1, "first has another number of rows");
-  require(columns <= 1 << 16 && integers.size() == far, "columns are too many, or integers not those that are far");
+  require(columns <= 1 << 16, "columns are too many");
   std::vector<uint32_t> entries;
   bool fits = false;
   {
     nb::gil_scoped_release release;
-    fits = lay_out(q.data(), rows, columns, integers.data(), most, packed.data(), first.data(), entries);
+    fits = lay_out(q.data(), rows, columns, far.data(), far.size(), most, packed.data(), first.data(), entries);
   }
   if (!fits) return std::nullopt;
   return nb::bytes(entries.data(), entries.size() * sizeof(uint32_t));
@@ -440,7 +440,7 @@ NB_MODULE(_kernels, m) {
            "columns"_a.none())
       .def("restore", bind_restore, "start"_a, "out"_a, "path"_a = "")
       .def("look_up", bind_look_up, "ids"_a, "out"_a);
-  m.def("lay_out", bind_lay_out, "q"_a, "integers"_a, "most"_a, "packed"_a, "first"_a);
+  m.def("lay_out", bind_lay_out, "q"_a, "far"_a, "most"_a, "packed"_a, "first"_a);
   m.def("multiply", bind_multiply, "matrices"_a, "x"_a, "n"_a, "y"_a, "bfloat16"_a, "path"_a = "");
   m.def("attend", bind_attend, "q"_a, "n"_a, "heads"_a, "row"_a, "k"_a, "v"_a, "kept"_a, "count"_a, "size"_a, "scale"_a,
         "y"_a, "bfloat16"_a, "path"_a = "");

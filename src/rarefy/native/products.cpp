@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "bfloat16.hpp"
@@ -343,8 +344,9 @@ void unstepped(const Packed& w, size_t start, size_t count, Path path, float* ou
 
 }  // namespace
 
-bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* integers, size_t most, uint8_t* packed,
+bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* far, size_t n, size_t most, uint8_t* packed,
              uint32_t* first, std::vector<uint32_t>& entries) {
+  const int32_t* const end = far + n;
   entries.clear();
   first[0] = 0;
   for (size_t row = 0; row < rows; ++row) {
@@ -354,19 +356,34 @@ bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* intege
     for (size_t column = 0; column < columns; column += kBlock, packed += kHalf) {
       const size_t count = std::min(kBlock, columns - column);
       const int8_t* from = q + row * columns + column;
-      uint8_t number[kBlock], beyond = 0;
+      uint8_t number[kBlock], beyond[kBlock] = {};
       std::memset(number, 8, kBlock);
       for (size_t c = 0; c < count; ++c) {
         const uint8_t n = uint8_t(from[c] + 8);
-        number[c] = n < 16 ? n : 8;
-        beyond |= n;
+        beyond[c] = n > 15;
+        number[c] = n > 15 ? 8 : n;
       }
-      for (size_t c = 0; c < kHalf; ++c) packed[place(c)] = uint8_t(number[c] | number[kHalf + c] << 4);
-      for (size_t c = 0; beyond > 15 && c < count; ++c) {
-        if (uint8_t(from[c] + 8) < 16) continue;
-        int32_t value = from[c] == -128 ? *integers++ : from[c];
-        for (; std::abs(value) > kMost; value -= value < 0 ? -kMost : kMost) enter(column + c, value < 0 ? -kMost : kMost);
-        enter(column + c, value);
+      for (size_t four = 0; four < kHalf; four += 4) {  // whose places follow each other
+        uint32_t low, high;
+        std::memcpy(&low, number + four, 4);
+        std::memcpy(&high, number + kHalf + four, 4);
+        low |= high << 4;
+        std::memcpy(packed + place(four), &low, 4);
+      }
+      for (size_t eight = 0; eight < count; eight += 8) {
+        uint64_t some;
+        std::memcpy(&some, beyond + eight, 8);
+        for (size_t c = eight; some; ++c, some >>= 8) {
+          if (!(some & 1)) continue;
+          int32_t value = from[c];
+          if (value == -128) {
+            if (far == end) throw std::invalid_argument("there are fewer far integers than places for them");
+            value = *far++;
+          }
+          for (; std::abs(value) > kMost; value -= value < 0 ? -kMost : kMost)
+            enter(column + c, value < 0 ? -kMost : kMost);
+          enter(column + c, value);
+        }
       }
     }
     if (entries.size() > most) return false;
@@ -375,6 +392,7 @@ bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* intege
       first[row / kRows + 1] = uint32_t(entries.size());
     }
   }
+  if (far != end) throw std::invalid_argument("there are more far integers than places for them");
   return true;
 }
 

@@ -39,9 +39,9 @@ struct Packed {
 };
 
 // Lays a matrix (rows, columns) of int8 out at 4 bits: packed (rows, columns filled to whole blocks, 2 a byte) numbers the
-// integers from -8 to 7, those beyond become entries. -128 stands for the next of `integers`, which may be any. False,
-// with nothing of use made, where there would be more than `most` entries.
-bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* integers, size_t most, uint8_t* packed,
+// integers from -8 to 7, those beyond become entries. -128 stands for the next of the n `far` ones, which may be any;
+// throws where these are more or fewer. False, with nothing of use made, where there would be more than `most` entries.
+bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* far, size_t n, size_t most, uint8_t* packed,
              uint32_t* first, std::vector<uint32_t>& entries);
 
 // y (n, rows) = x (n, inputs) W', of several matrices beside each other, which all read x. Sums are float32's, fused, in
