@@ -209,7 +209,7 @@ class Attention(Block):
         query, key, value = heads.split_with_sizes(parts, 1)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        if attention_mask is None and key.is_contiguous() and value.is_contiguous():
+        if attention_mask is None and all(each.is_contiguous() and each.dtype is heads.dtype for each in (key, value)):
             found = heads.new_empty(n, 1, queries * size)
             kept, count = key.shape[1:3]
             pointers = at, n, queries, row, key.data_ptr(), value.data_ptr(), kept, count, size
