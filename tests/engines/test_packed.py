@@ -19,6 +19,7 @@ from rarefy.codes import Codebook, Dense, Grid, Sparse
 from rarefy.codes.separable import Separable, exponents
 from rarefy.codes.transposed import Transposed
 from rarefy.engines.packed import Packing, computing
+from rarefy.engines.packed_blocks import Block
 from rarefy.engines.packed_held import held
 from rarefy.engines.packed_layers import PackedEmbedding
 from rarefy.engines.packed_levels import bfloat16, levels
@@ -257,6 +258,7 @@ def test_network(way: str, llama: Pair, caplog: pytest.LogCaptureFixture) -> Non
         assert kl(dense(ids).logits, module(ids).logits) < 1e-3
         assert module.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0).shape == (1, 44)
     assert not any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()])
+    assert sum(isinstance(child, Block) for child in module.modules()) == 9
     assert module.get_output_embeddings().packed is module.get_input_embeddings().packed
     assert [said.getMessage() for said in caplog.records] == [str(module.packing)]
 

@@ -209,5 +209,16 @@ def test_compiles(pair: tuple[Any, Any]) -> None:
         assert torch.allclose(compiled(IDS[:1, :1]).logits, quick(IDS[:1, :1]).logits, atol=1e-5)
 
 
+@LLAMA
+def test_training_goes_by_the_blocks_themselves(pair: tuple[Any, Any]) -> None:
+    quick = pair[1].train()
+    quick.model.layers[0].self_attn.attention_dropout = 0.9
+    torch.manual_seed(0)
+    with torch.no_grad():
+        kept = quick(IDS[:1, :9]).past_key_values
+        one, other = (quick(IDS[:1, 9:10], past_key_values=copy.deepcopy(kept)).logits for _ in range(2))
+    assert not torch.allclose(one, other)
+
+
 def test_kinds_are_all_tried() -> None:
     assert {name for _, each in FAMILIES.values() for name in each} == {kind.__name__ for kind in BLOCKS}

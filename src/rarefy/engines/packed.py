@@ -56,7 +56,7 @@ def packed(model: Model, device: str = "cpu") -> nn.Module:
     module.load_state_dict(made, strict=False, assign=True)
     retie(module, {alias: owner for alias, owner in model.skeleton.ties.items() if owner in made})
     packer.install()
-    return model.edited(module.to(device).eval())
+    return model.edited(module.to(device))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Packer:
         for name, layer in self.taken.items():
             for path, user in users[id(self.module.get_parameter(name))]:
                 self.module.set_submodule(path, _instead(user, layer, self.dtype))
-        quicken(self.module)
+        quicken(self.module.eval())
         heap.release()
         packing = self._packing()
         self.module.packing = packing  # type: ignore[assignment]  # nn.Module's attributes may be anything

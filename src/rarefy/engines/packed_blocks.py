@@ -12,7 +12,7 @@ from rarefy.engines.packed_native import AT_ONCE, PackedNative, beside
 from rarefy.native import _kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NEAR: Final = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 """The types that kernels compute in, and how far a block in few calls may be from itself, relative to it, on noise."""
@@ -25,19 +25,20 @@ def quicken(module: nn.Module) -> None:
     """Let blocks of a network packed for a processor compute in few calls, where they are of the kinds in `BLOCKS`.
 
     A block is of a kind if it has its parts and if both agree on noise; what classes say between parts is not read.
+    The network is one that evaluates.
     """
     for child in module.modules():
         any(kind.fits(child) and _agrees(child, kind) for kind in BLOCKS)
 
 
-def _agrees(child: nn.Module, kind: Any) -> bool:
+def _agrees(child: Any, kind: Any) -> bool:
     """Put `kind` before the class of `child`, if it computes the same."""
     own: Any = type(child)
     with torch.no_grad():
         try:
-            expected = list(kind.trial(child))
+            expected = list(kind.trial(child, child.forward))
             child.__class__ = _before(kind, own)
-            same = all(map(_near, kind.trial(child), expected))
+            same = all(map(_near, kind.trial(child, child.quick), expected))
         except Exception:  # whatever a class raises that takes or makes something else
             same = False
     if not same:
@@ -45,7 +46,9 @@ def _agrees(child: nn.Module, kind: Any) -> bool:
     return same
 
 
-def _near(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def _near(found: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    if found is None:
+        return False
     distance, size = (each.float().norm(dim=-1) for each in (found - expected, expected))
     return found.shape == expected.shape and bool((distance <= NEAR[expected.dtype] * size).all())
 
@@ -67,7 +70,7 @@ def _plain(x: torch.Tensor) -> bool:
 
 
 class Block(nn.Module):
-    """A way to compute a block; what this does not compute goes to the class behind it."""
+    """A way to compute a block, before the class that it is of, which computes the rest."""
 
     parts: ClassVar[tuple[str, ...]] = ()
     """Names of its packed layers; the first reads the block's input."""
@@ -77,9 +80,17 @@ class Block(nn.Module):
         return all(type(module._modules.get(name)) is PackedNative for name in cls.parts)
 
     @classmethod
-    def trial(cls, module: Any) -> Iterator[torch.Tensor]:
-        """What the module, before or after, makes of noise."""
+    def trial(cls, module: Any, compute: Callable[..., Any]) -> Iterator[torch.Tensor]:
+        """What a way to compute the module makes of noise."""
         raise NotImplementedError
+
+    def quick(self, *given: Any, **named: Any) -> Any:
+        """What `forward` makes of the same, in few calls; None where that does not go."""
+        raise NotImplementedError
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        found = self.quick(*given, **named)
+        return super().forward(*given, **named) if found is None else found
 
     def direct(self, x: torch.Tensor) -> list[PackedNative] | None:
         """Its parts, if kernels may compute them on x: no hook and no adapter is between."""
@@ -99,16 +110,16 @@ class RMSNorm(Block):
         return type(module).__name__.endswith("RMSNorm") and list(module._parameters) == ["weight"]
 
     @classmethod
-    def trial(cls, module: Any) -> Iterator[torch.Tensor]:
+    def trial(cls, module: Any, compute: Callable[..., Any]) -> Iterator[torch.Tensor]:
         x = _noise(1, 2, len(module.weight)).to(module.weight.dtype)
         x[:, 0] *= 1e-3  # as small as what keeps zeros from a division by zero
-        yield module(x)
+        yield compute(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def quick(self, x: torch.Tensor) -> torch.Tensor | None:
         w: Any = self._parameters["weight"]
         learns = w.requires_grad and torch.is_grad_enabled()
         if learns or x.dtype is not w.dtype or x.shape[-1] != len(w) or not _plain(x):
-            return super().forward(x)  # type: ignore[no-any-return]
+            return None
         x = x.contiguous()
         y = torch.empty_like(x)
         n, bfloat16 = x.numel() // len(w), x.dtype is torch.bfloat16
@@ -136,15 +147,15 @@ class GatedMLP(Block):
     """a and b: SiLU's."""
 
     @classmethod
-    def trial(cls, module: Any) -> Iterator[torch.Tensor]:
+    def trial(cls, module: Any, compute: Callable[..., Any]) -> Iterator[torch.Tensor]:
         x = _noise(1, 2, module.gate_proj.in_features)
         x[:, 0] *= 1e3  # beyond what a class may clip
-        yield module(x)
+        yield compute(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def quick(self, x: torch.Tensor) -> torch.Tensor | None:
         layers = self.direct(x)
         if layers is None:
-            return super().forward(x)  # type: ignore[no-any-return]
+            return None
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], layers[2].out_features)
         gate, up, down = (layer.matrix for layer in layers)
@@ -174,28 +185,27 @@ class Attention(Block):
     k_norm: nn.Module
 
     @classmethod
-    def trial(cls, module: Any) -> Iterator[torch.Tensor]:
+    def trial(cls, module: Any, compute: Callable[..., Any]) -> Iterator[torch.Tensor]:
         from transformers import DynamicCache
 
         kept, x = DynamicCache(), _noise(2, 2, 1, module.q_proj.in_features)
         x[:, 0] *= 1e3  # beyond what a class may clip
         for token in x:
             turns = tuple(_noise(2, 2, 1, module.head_dim))
-            found, _ = module(token, position_embeddings=turns, attention_mask=None, past_key_values=kept)
+            found, _ = compute(token, position_embeddings=turns, attention_mask=None, past_key_values=kept)
             yield found
 
-    def forward(
+    def quick(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: Any = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
         **more: Any,
-    ) -> Any:
+    ) -> tuple[torch.Tensor, None] | None:
         layers = self.direct(hidden_states) if self._one(hidden_states, position_embeddings, more) else None
         if layers is None:
-            more |= {"position_embeddings": position_embeddings, "attention_mask": attention_mask}
-            return super().forward(hidden_states, past_key_values=past_key_values, **more)
+            return None
         n, size, bfloat16 = len(hidden_states), self.head_dim, hidden_states.dtype is torch.bfloat16
         parts = [layer.out_features // size for layer in layers[:3]]
         queries, keys, _ = parts
