@@ -30,6 +30,8 @@ MEMORY_BAR = 1.1
 """Peak above the imports over the dense weights."""
 
 WAYS = ("rarefy.open", "from_pretrained", "dense from_pretrained")
+PACKED = "packed from_pretrained"
+"""Another way for a child, whose weights are no float32."""
 
 
 def status(field: str) -> int:
@@ -59,8 +61,9 @@ def child(way: str, path: str, cores: int) -> dict[str, float]:
     if way == "rarefy.open":
         module = rarefy.open(path).module()
     else:
-        module = model_class.from_pretrained(path, dtype=torch.float32)
-    tensors = {id(t): t for t in module.state_dict(keep_vars=True).values()}.values()
+        how = {"quantization_config": rarefy.Packed()} if way == PACKED else {"dtype": torch.float32}
+        module = model_class.from_pretrained(path, **how)
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}.values()
     page = 4096 // 4
     for tensor in tensors:
         tensor.detach().reshape(-1)[::page].sum()
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "opening.json")
-    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*WAYS, PACKED), help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -32,8 +32,11 @@ def part(title: str, found: dict[str, Any]) -> str:
     pieces = [f"**{title}**; {on(found)}", *tables(found)]
     if "seconds" in found:
         rows = [[name, interval(seconds, 2)] for name, seconds in found["seconds"].items()]
-        over = interval(found["artifact over dense"], 2)
-        pieces.append(f"{table(['', 'seconds'], rows)}\nThe artifact's over the dense: {over}.")
+        over = ", ".join(f"{name} {interval(ratio, 2)}" for name, ratio in found["over dense"].items())
+        read = f"Files were read at {found['bytes a second']['value'] / 1e6:.0f} MB a second"
+        if (alike := found["alike at"]) is not None:
+            read += f"; dense and artifact take as long where it is {alike / 1e6:.0f} MB a second"
+        pieces.append(f"{table(['', 'seconds'], rows)}\nOver the dense: {over}. {read}.")
     pieces.append("".join(f"- {bar}: {'yes' if met else 'no'}\n" for bar, met in found["reached"].items()).rstrip())
     if found["missing"]:
         pieces.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in found["missing"].items()) + ".")

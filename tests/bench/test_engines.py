@@ -86,27 +86,44 @@ def test_a_part_that_is_there_is_measured_again_only_by_name(run: engines.Run, m
     assert (again["parts"]["a"]["figure"], again["parts"]["b"]["figure"]) == (3, 2)
 
 
-def test_loading_alternates_with_cold_files(run: engines.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slowness", [1.0, 8.0])
+def test_loading_alternates_with_cold_files(
+    slowness: float, run: engines.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dense, artifact = tmp_path / "dense", run.work / "artifact"
-    for folder in (dense, artifact):
+    for folder, size in ((dense, 300), (artifact, 100)):
         folder.mkdir()
-        (folder / "model.safetensors").write_bytes(bytes(100))
+        (folder / "model.safetensors").write_bytes(bytes(size))
     log: list[tuple[str, str]] = []
-    took = {"dense": 4.0, "artifact": 3.0}
+    took = {"dense from_pretrained": 4.0, "from_pretrained": slowness, "packed from_pretrained": 1.0}
 
     def fresh(way: str, path: Path, cores: int) -> dict[str, float]:
-        log.append(("open", path.name))
-        return {"seconds": took[path.name] * len(log)}
+        log.append((way, path.name))
+        return {"seconds": took[way] * len(log)}
 
     monkeypatch.setattr(engines, "fresh", fresh)
     monkeypatch.setattr(engines, "forget", lambda path: log.append(("forget", path.name)))
     monkeypatch.setattr(engines, "networks", SimpleNamespace(smollm2=lambda *_: dense))
     found = engines.loading(run)
-    lap = [("forget", "dense"), ("open", "dense"), ("forget", "artifact"), ("open", "artifact")]
+    lap = [
+        ("forget", "dense"),
+        ("dense from_pretrained", "dense"),
+        ("forget", "artifact"),
+        ("from_pretrained", "artifact"),
+        ("forget", "artifact"),
+        ("packed from_pretrained", "artifact"),
+        ("forget", "dense"),
+    ]
     assert log == lap * 6
-    ratios = [3 * (4 * i + 4) / (4 * (4 * i + 2)) for i in range(6)]
-    assert found["artifact over dense"]["value"] == pytest.approx(sum(sorted(ratios)[2:4]) / 2)
-    assert found["reached"] == {"loading: no slower than dense": True}
+    ratios = [slowness * (7 * i + 4) / (4 * (7 * i + 2)) for i in range(6)]
+    assert found["over dense"]["artifact"]["value"] == pytest.approx(sum(sorted(ratios)[2:4]) / 2)
+    assert found["over dense"]["artifact, packed"]["value"] < 1
+    assert found["reached"] == {"loading: no slower than dense": slowness < 4}
+    taken = [found["seconds"][name]["value"] for name in ("artifact", "dense")]
+    if slowness < 3:
+        assert found["alike at"] is None
+    else:  # so many more bytes take so much longer
+        assert 200 / found["alike at"] == pytest.approx(taken[0] - taken[1] + 200 / found["bytes a second"]["value"])
 
 
 def test_forgetting_leaves_files_as_they_are(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ inline bool has_fma(Path path) {
 #if RAREFY_X86
   return path >= Path::avx2 && __builtin_cpu_supports("fma");
 #else
-  return path != path;
+  (void)path;
+  return false;
 #endif
 }
 
