@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rendered.demo import demo
-from rendered.engines import engines, packed
+from rendered.engines import engines, families, packed
 from rendered.files import codec, fuzz, memory, opening, squeezenet
 from rendered.pruning import deep_compression, pruning
 from rendered.quantizing import ablation, encoder, gptq, headline, plane
@@ -29,6 +29,7 @@ RENDERED: dict[str, Callable[[dict[str, Any]], str]] = {
     "gptq": gptq,
     "engines": engines,
     "packed": packed,
+    "families": families,
     "deep_compression": deep_compression,
     "pruning": pruning,
     "squeezenet": squeezenet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,4 +99,22 @@ def packed(result: dict[str, Any]) -> str:
         "paired.\n\n"
         + table(["", "", "milliseconds a token", "times as fast as dense float32"], rows)
         + f"\n{on(result)}\n"
+    )
+
+
+def families(result: dict[str, Any]) -> str:
+    """Whose blocks a packed network computes in few calls, and how near that is."""
+    ran = {name: each for name, each in result["families"].items() if "left" not in each}
+    quick = {name: each for name, each in ran.items() if each["kinds"]}
+    kinds = Counter(kind.removeprefix("Offset") for each in quick.values() for kind in each["kinds"])
+    by_kind = ", ".join(f"{kind} in {count}" for kind, count in sorted(kinds.items()))
+    most = max(each["distance"] for each in quick.values())
+    return (
+        f"### Blocks in few calls, by family\n\n`{result['command']}`: of {len(ran)} families of transformers' causal "
+        f"language models that run at a tiny size, {len(quick)} have such blocks ({by_kind}). Token by token, logits "
+        f"are at most {most:.0e} of their norm from those of the families' own blocks. Attention and MLP both: "
+        + ", ".join(
+            name for name, each in quick.items() if {"Attention"} < {*each["kinds"]} - {"RMSNorm", "OffsetRMSNorm"}
+        )
+        + f".\n\n{on(result)}\n"
     )
