@@ -274,14 +274,15 @@ def test_accounts_for_its_memory(llama: Pair) -> None:
     assert not any(type(m) in (nn.Linear, nn.Embedding) for m in module.modules())
 
 
-def test_transposed_layers(write: Write) -> None:
-    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=64, n_layer=2, n_head=4)
+@pytest.mark.parametrize("way", [opened, loaded])
+def test_transposed_layers(way: Callable[[Pair], Any], write: Write) -> None:
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=128, n_layer=2, n_head=4)  # records of several pages
     pair = write(AutoModelForCausalLM.from_config(config), grid=True)
-    module = opened(pair)
+    module = way(pair)
     dense = AutoModelForCausalLM.from_pretrained(pair.dense)
     ids = torch.arange(40)[None]
     assert isinstance(module.transformer.h[0].attn.c_attn, PackedNative)
-    assert module.transformer.h[0].attn.c_attn.bias.shape == (192,)
+    assert module.transformer.h[0].attn.c_attn.bias.shape == (384,)
     with torch.inference_mode():
         assert kl(dense(ids).logits, module(ids).logits) < 1e-3
 

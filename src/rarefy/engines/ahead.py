@@ -46,7 +46,7 @@ def restored(dtype: torch.dtype | None) -> Make:
 def decoded(record: torch.Tensor, make: Make | None = None, threads: int = 1) -> Decoded:
     """The code of a record, and what is made of it.
 
-    If anything is, the record's pages are given back, and it must not be read again.
+    After a tensor is, the record's pages are given back, and neither it nor the code must be read again.
 
     Raises FormatError for what is no record, or a damaged one.
     """
@@ -55,7 +55,7 @@ def decoded(record: torch.Tensor, make: Make | None = None, threads: int = 1) ->
     coded = record.cpu()
     code, own = records.decode(coded.numpy().data, threads)
     made = None if make is None else make(code, TORCH[own])
-    if made is not None:
+    if isinstance(made, torch.Tensor):
         release(coded)
     return Decoded(code, TORCH[own], made)
 

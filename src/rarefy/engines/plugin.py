@@ -81,6 +81,8 @@ class RarefyQuantizer(HfQuantizer):
     quantization_config: RarefyConfig
     ahead: Ahead
     """While weights are loaded."""
+    here: bool
+    """Whether weights are for a processor."""
 
     def __init__(self, quantization_config: RarefyConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -95,8 +97,8 @@ class RarefyQuantizer(HfQuantizer):
                 "this transformers cannot open Rarefy artifacts", "it is too old", "install transformers 5.21 or newer"
             )
         places = device_map.values() if isinstance(device_map, dict) else [device_map or "cpu"]
-        here = all(str(place) == "cpu" for place in places) or not torch.accelerator.is_available()
-        self.packed_dtype = computing("cpu" if here else "cuda")
+        self.here = all(str(place) == "cpu" for place in places) or not torch.accelerator.is_available()
+        self.packed_dtype = computing("cpu" if self.here else "cuda")
         version = self.quantization_config.version
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise FormatError(f"artifact version {version} is not known", remedy="open it with a newer rarefy")
@@ -165,7 +167,8 @@ class RarefyQuantizer(HfQuantizer):
         else:  # a key that no converter may touch, since the model has a parameter of that very name
             converter.quantization_operation = decode = Decode(self, dtype, whole=True)
         if decode.whole:
-            self.ahead.add(decode, param, restored(dtype) if self.packer is None else prepared)
+            make = restored(dtype) if self.packer is None else prepared if self.here else None
+            self.ahead.add(decode, param, make)
         return None
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
