@@ -172,3 +172,49 @@ def test_refuses_rows_that_there_are_not() -> None:
         matrix.look_up(np.array([-1]), np.empty((1, 64), np.float32))
     with pytest.raises(ValueError, match="rows lie outside"):
         matrix.restore(10, np.empty((7, 64), np.float32))
+
+
+def laid_out(q: np.ndarray, most: int = 1 << 20) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """packed, first, far"""
+    rows, columns = q.shape
+    far = np.abs(q) > 127
+    near = np.where(far, -128, q).astype(np.int8)
+    packed, first = np.zeros((rows, -(-columns // 64) * 32), np.uint8), np.zeros(-(-rows // 16) + 1, np.uint32)
+    entries = _kernels.lay_out(near, q[far].astype(np.int32), most, packed, first)
+    return None if entries is None else (packed, first, np.frombuffer(entries, np.uint32))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (16, 64), (33, 100), (50, 576)])
+@pytest.mark.parametrize("spread", [1, 4, 60, 3000])
+def test_lays_out_integers(rows: int, columns: int, spread: float) -> None:
+    q = np.rint(np.random.default_rng(rows).normal(0, spread, (rows, columns))).astype(np.int64)
+    q[0, 0] = 127 * 3
+    found = laid_out(q)
+    assert found is not None
+    packed, first, far = found
+    assert first[-1] == len(far) == sum(-(-abs(n) // 127) for n in q[(q < -8) | (q > 7)].tolist())
+    for begin, end in zip(first[:-1], first[1:], strict=True):
+        assert np.all(np.diff((far[begin:end] >> 16).astype(int)) >= 0)
+    arrays: dict[str, Any] = dict.fromkeys(("steps", "scales", "shifts", "index", "columns"))
+    bits16 = (np.arange(-8, 8, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    arrays["table"] = np.concatenate([bits16 & 255, bits16 >> 8]).astype(np.uint8)
+    matrix = _kernels.PackedMatrix(4, columns, columns, 0, False, packed, first=first, far=far, **arrays)
+    restored = np.empty((rows, columns), np.float32)
+    matrix.restore(0, restored)
+    assert np.array_equal(restored, q)
+
+
+def test_lays_out_no_more_than_it_may() -> None:
+    q = np.zeros((4, 64), np.int64)
+    q[2, 3], q[3, 5] = 300, -9
+    assert laid_out(q, 4) is not None and laid_out(q, 3) is None
+    q[0, 0] = -(1 << 31)
+    assert laid_out(q) is None
+    packed, first = np.zeros((4, 32), np.uint8), np.zeros(2, np.uint32)
+    for near, far in ((np.full((4, 64), -128, np.int8), [300]), (np.zeros((4, 64), np.int8), [300])):
+        with pytest.raises(ValueError, match="a far integer"):
+            _kernels.lay_out(near, np.array(far, np.int32), 1 << 20, packed, first)
+    with pytest.raises(ValueError, match="packed is not"):
+        _kernels.lay_out(np.zeros((4, 65), np.int8), np.zeros(0, np.int32), 9, packed, first)
+    with pytest.raises(ValueError, match="another number of rows"):
+        _kernels.lay_out(np.zeros((4, 64), np.int8), np.zeros(0, np.int32), 9, packed, first[:1])

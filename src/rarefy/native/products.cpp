@@ -21,7 +21,7 @@ namespace rarefy {
 namespace {
 
 constexpr size_t kBlock = 64, kHalf = 32;  // columns
-constexpr int32_t kMost = 127;             // that an entry adds, either way
+constexpr int64_t kMost = 127;             // that an entry adds, either way
 
 // Whose memory begins with a cache line, as a load across two takes twice as long.
 template <class T>
@@ -350,18 +350,15 @@ bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* far, s
   entries.clear();
   first[0] = 0;
   for (size_t row = 0; row < rows; ++row) {
-    const auto enter = [&](size_t column, int32_t value) {
-      entries.push_back(uint32_t(column) << 16 | uint32_t(row % kRows) << 8 | uint32_t(value & 0xff));
-    };
     for (size_t column = 0; column < columns; column += kBlock, packed += kHalf) {
       const size_t count = std::min(kBlock, columns - column);
       const int8_t* from = q + row * columns + column;
       uint8_t number[kBlock], beyond[kBlock] = {};
       std::memset(number, 8, kBlock);
       for (size_t c = 0; c < count; ++c) {
-        const uint8_t n = uint8_t(from[c] + 8);
-        beyond[c] = n > 15;
-        number[c] = n > 15 ? 8 : n;
+        const uint8_t raised = uint8_t(from[c] + 8);
+        beyond[c] = raised > 15;
+        number[c] = raised > 15 ? 8 : raised;
       }
       for (size_t four = 0; four < kHalf; four += 4) {  // whose places follow each other
         uint32_t low, high;
@@ -375,24 +372,22 @@ bool lay_out(const int8_t* q, size_t rows, size_t columns, const int32_t* far, s
         std::memcpy(&some, beyond + eight, 8);
         for (size_t c = eight; some; ++c, some >>= 8) {
           if (!(some & 1)) continue;
-          int32_t value = from[c];
-          if (value == -128) {
-            if (far == end) throw std::invalid_argument("there are fewer far integers than places for them");
-            value = *far++;
+          if (from[c] == -128 && far == end) throw std::invalid_argument("a far integer is missing");
+          int64_t value = from[c] == -128 ? *far++ : from[c];
+          if (entries.size() + size_t((std::abs(value) + kMost - 1) / kMost) > most) return false;
+          for (int64_t part; value; value -= part) {
+            part = std::clamp(value, -kMost, kMost);
+            entries.push_back(uint32_t(column + c) << 16 | uint32_t(row % kRows) << 8 | uint32_t(part & 0xff));
           }
-          for (; std::abs(value) > kMost; value -= value < 0 ? -kMost : kMost)
-            enter(column + c, value < 0 ? -kMost : kMost);
-          enter(column + c, value);
         }
       }
     }
-    if (entries.size() > most) return false;
     if (row % kRows == kRows - 1 || row == rows - 1) {
       std::sort(entries.begin() + first[row / kRows], entries.end());
       first[row / kRows + 1] = uint32_t(entries.size());
     }
   }
-  if (far != end) throw std::invalid_argument("there are more far integers than places for them");
+  if (far != end) throw std::invalid_argument("a far integer has no place");
   return true;
 }
 
