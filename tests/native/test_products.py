@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def test_lays_out_integers(rows: int, columns: int, spread: float) -> None:
     assert found is not None
     packed, first, far = found
     assert first[-1] == len(far) == sum(-(-abs(n) // 127) for n in q[(q < -8) | (q > 7)].tolist())
-    for begin, end in zip(first[:-1], first[1:], strict=True):
+    for begin, end in itertools.pairwise(first):
         assert np.all(np.diff((far[begin:end] >> 16).astype(int)) >= 0)
     arrays: dict[str, Any] = dict.fromkeys(("steps", "scales", "shifts", "index", "columns"))
     bits16 = (np.arange(-8, 8, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
