@@ -21,7 +21,7 @@ def test_results_come_in_order(threads: int) -> None:
 
 
 def test_the_caller_works_too_and_all_threads_end() -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     together = threading.Barrier(3, timeout=60)
 
     def meet(item: int) -> int:
@@ -31,7 +31,7 @@ def test_the_caller_works_too_and_all_threads_end() -> None:
     workers = list(in_order(meet, range(3), 3))
     assert len(set(workers)) == 3
     assert threading.get_ident() in workers
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= set(before)  # of other tests some may have ended
 
 
 def test_items_are_taken_as_they_are_needed() -> None:
