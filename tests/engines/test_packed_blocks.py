@@ -57,7 +57,7 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, dict[str, int]]] = {
 }
 
 
-def coded(name: str, w: torch.Tensor) -> Any:
+def coded(w: torch.Tensor) -> Any:
     q = torch.clamp(torch.round(w / w.std() * 2) + 8, 0, 15).to(torch.uint8).numpy()
     scale = (w.std() / 2).expand(len(w), 1).numpy()
     return Grid(q, Dense.of(scale, "F32"), None, bits_per_symbol=4, group=w.shape[1], shape=tuple(w.shape))
@@ -70,7 +70,7 @@ def network(config: PreTrainedConfig) -> Any:
         if "norm" in name or "bias" in name:
             torch.nn.init.normal_(parameter, 0.5, 0.2)
     model = Model.from_module(module)
-    codes = {name: coded(name, p.detach()) for name, p in module.named_parameters() if p.dim() == 2}
+    codes = {name: coded(p.detach()) for name, p in module.named_parameters() if p.dim() == 2}
     return model.with_codes({model.keys[name]: code for name, code in codes.items()}, Step("test", {})).packed()
 
 
