@@ -18,6 +18,8 @@ TITLES = {
 
 LOST = {"spearman less dense's": "Spearman", "accuracy less dense's": "accuracy"}
 
+MLPS = {"GatedMLP", "GELUMLP"}
+
 
 def engines(result: dict[str, Any]) -> str:
     """Every part that was measured."""
@@ -109,12 +111,10 @@ def families(result: dict[str, Any]) -> str:
     kinds = Counter(kind.removeprefix("Offset") for each in quick.values() for kind in each["kinds"])
     by_kind = ", ".join(f"{kind} in {count}" for kind, count in sorted(kinds.items()))
     most = max(each["distance"] for each in quick.values())
+    both = [name for name, each in quick.items() if "Attention" in each["kinds"] and MLPS & {*each["kinds"]}]
     return (
         f"### Blocks in few calls, by family\n\n`{result['command']}`: of {len(ran)} families of transformers' causal "
         f"language models that run at a tiny size, {len(quick)} have such blocks ({by_kind}). Token by token, logits "
         f"are at most {most:.0e} of their norm from those of the families' own blocks. Attention and MLP both: "
-        + ", ".join(
-            name for name, each in quick.items() if {"Attention"} < {*each["kinds"]} - {"RMSNorm", "OffsetRMSNorm"}
-        )
-        + f".\n\n{on(result)}\n"
+        f"{', '.join(both)}.\n\n{on(result)}\n"
     )

@@ -167,8 +167,10 @@ class RarefyQuantizer(HfQuantizer):
         else:  # a key that no converter may touch, since the model has a parameter of that very name
             converter.quantization_operation = decode = Decode(self, dtype, whole=True)
         if decode.whole:
-            make = restored(dtype) if self.packer is None else prepared if self.here else None
-            self.ahead.add(decode, param, make)
+            if self.packer is None:
+                self.ahead.add(decode, param, restored(dtype))
+            else:
+                self.ahead.add(decode, param, prepared if self.here else None)
         return None
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:

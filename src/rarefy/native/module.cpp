@@ -1,4 +1,5 @@
-// Python bindings. Shapes are checked here, values in the kernels; every kernel runs without the GIL.
+// Python bindings. Shapes are checked here, values in the kernels; every kernel runs without the GIL, but for those that
+// take no longer than giving it up and taking it again may (rms_norm, rotate).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
